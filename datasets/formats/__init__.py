@@ -1,0 +1,1 @@
+"""Readers of other packages' files, each one file."""

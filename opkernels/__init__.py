@@ -1,0 +1,47 @@
+"""Neural operators, and the PDE solvers they learn from, on grids of any resolution.
+
+An operator acts on functions; a tensor is only a sample of one. A `Domain` says what a shape cannot
+(extent, periodicity, where the samples sit); the shape says the resolution. The public names below
+are imported on first use, so that ``import opkernels`` stays fast.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Axis": "domains",
+    "Domain": "domains",
+    "Grid": "domains",
+    "resample": "resample",
+    "rel_l2": "metrics",
+    "rel_h1": "metrics",
+    "energy_spectrum": "metrics",
+    "Trajectories": "datasets.trajectories",
+    "open_trajectories": "datasets.trajectories",
+    "generate": "datasets.generation",
+    "fit": "training.loop",
+    "Surrogate": "surrogate",
+    "save": "surrogate",
+    "load": "surrogate",
+    "evaluate": "evaluation.evaluate",
+    "certify": "evaluation.certify",
+}
+_MODULES = ("datasets", "domains", "evaluation", "interop", "layers", "losses", "metrics", "models", "solvers", "training", "transforms")
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        value = getattr(import_module(f"opkernels.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"opkernels.{name}")
+    else:
+        raise AttributeError(f"module 'opkernels' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_MODULES])

@@ -1,0 +1,1 @@
+"""Evaluation: errors at resolutions, certification, rollouts, pictures."""

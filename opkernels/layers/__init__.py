@@ -1,0 +1,1 @@
+"""Layers: one file per kind of layer; layer(x, grid)."""

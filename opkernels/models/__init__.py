@@ -1,0 +1,1 @@
+"""Models: one file per seed system; model(x, *, parameters=None, grid=None, output_shape=None)."""

@@ -1,0 +1,33 @@
+"""Checks that many tests share."""
+
+import torch
+
+
+def assert_order(steps, errors, order, slack=0.15):
+    """Errors fall as step**order, in the fit and (within twice the slack) locally."""
+    assert len(errors) >= 5, "four refinements or more"
+    x, y = torch.tensor([list(steps), list(errors)], dtype=torch.float64).log()
+    local = (y.diff() / x.diff()).tolist()
+    x = x - x.mean()
+    slope = (x @ y / (x @ x)).item()
+    assert abs(slope - order) <= slack, f"{slope:.2f} not {order}; local {local}"
+    assert all(abs(p - order) <= 2 * slack for p in local), f"not asymptotic: {local}"
+
+
+def band_limited(shape, channels=1, batch=1, k_max=3, seed=0, extent=None, dtype=torch.float64):
+    """One random periodic function with |k| <= k_max per axis and rms 1, sampled at nodes of any shape.
+
+    The same seed gives the same function on every shape.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d = len(shape)
+    size = 2 * k_max + 1
+    c = torch.randn(batch, channels, *[size] * d, 2, generator=generator, dtype=torch.float64)
+    c = torch.view_as_complex(c)
+    k = torch.arange(-k_max, k_max + 1, dtype=torch.float64)
+    x = c
+    for n in shape:  # the leading wave-number axis is consumed, a spatial axis is appended
+        phase = torch.exp(2j * torch.pi * k[:, None] * torch.arange(n, dtype=torch.float64)[None] / n)
+        x = torch.tensordot(x, phase, dims=([2], [0]))
+    scale = (c.abs() ** 2).sum(tuple(range(2, 2 + d)), keepdim=True)
+    return (x.real / (scale / 2).sqrt()).to(dtype)
