@@ -1,0 +1,22 @@
+# make demo: set everything up and run the main job.  make test: set everything up and pass the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint figures clean
+
+demo: .venv/installed
+	$(BIN)/opkernels demo
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
