@@ -1,0 +1,186 @@
+"""The command line ``opkernels COMMAND ...``: a table of commands, each run by a function of the wing it belongs to.
+
+To add a command, add a row to `COMMANDS`. Its `home` names a function ``run(arguments)`` that takes
+the parsed arguments and returns nothing or an exit code; it is imported only when the command runs,
+so that ``--help`` needs no heavy library.
+
+Exit codes: 0 done, 1 the answer is no (a certificate that failed, say), 2 bad input or a fault of the machine, told in
+one sentence, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from opkernels import __version__
+
+__all__ = ["COMMANDS", "Command", "arg", "main"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name, summary : str
+        What is typed, and what it does in one line.
+    home : str
+        ``module:function`` under `opkernels`, imported when the command runs.
+    arguments : tuple
+        Rows made by `arg`, handed to ``argparse.ArgumentParser.add_argument``.
+    examples : str
+        Lines shown at the end of ``--help``.
+    """
+
+    name: str
+    summary: str
+    home: str
+    arguments: tuple = ()
+    examples: str = ""
+
+
+def arg(*flags: str, **options) -> tuple[tuple[str, ...], dict]:
+    """Describe one argument in the words of ``argparse.ArgumentParser.add_argument``."""
+    return flags, options
+
+
+OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="change a value of the file: samples=8, solver.viscosity=1e-4")
+
+COMMANDS = (
+    Command(
+        "generate",
+        "solve a recipe and store the dataset",
+        "datasets.generation:run",
+        (
+            arg("recipe", nargs="?", metavar="RECIPE", help="a bundled recipe's name, or a YAML file"),
+            OVERRIDES,
+            arg("-o", "--output", metavar="FILE", help="where the dataset goes (default: RECIPE.nc in this folder)"),
+            arg("--workers", type=int, metavar="N", help="processes (default: one per core)"),
+            arg("--list", action="store_true", help="list the bundled recipes and stop"),
+        ),
+        "opkernels generate fno_navier_stokes_1e-3 samples=20 -o ns.nc\n"
+        "opkernels generate my_recipe.yaml resolution=128 solver.viscosity=1e-4 --workers 4\n"
+        "opkernels generate --list",
+    ),
+    Command(
+        "inspect",
+        "say what is in a dataset: fields, domain, times, parameters, provenance",
+        "datasets.inspection:run",
+        (
+            arg("file", metavar="FILE", help="a dataset"),
+            arg("--picture", metavar="PNG", help="draw samples of every field at several times into this file"),
+        ),
+        "opkernels inspect ns.nc\nopkernels inspect ns.nc --picture ns.png",
+    ),
+    Command(
+        "info",
+        "versions of the libraries, devices and threads of this machine",
+        "cli:info",
+        (),
+        "opkernels info",
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one sentence."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _overview() -> str:
+    width = max(len(command.name) for command in COMMANDS)
+    rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS)
+    examples = "\n".join(f"  {command.examples.splitlines()[0]}" for command in COMMANDS if command.examples)
+    return (
+        "usage: opkernels COMMAND ...\n\nNeural operators that mean the same on every grid, and the PDE solvers they learn from.\n\n"
+        f"commands (opkernels COMMAND --help says more):\n{rows}\n\nexamples:\n{examples}\n"
+    )
+
+
+def _parser(command: Command) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"opkernels {command.name}",
+        description=command.summary[0].upper() + command.summary[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in command.examples.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for flags, options in command.arguments:
+        parser.add_argument(*flags, **options)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words after ``opkernels``; by default those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"opkernels {__version__}")
+        return 0
+    table = {command.name: command for command in COMMANDS}
+    if words[0] not in table:
+        close = difflib.get_close_matches(words[0], table, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(table)}"
+        print(f"opkernels: there is no command {words[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    command = table[words[0]]
+    try:
+        arguments = _parser(command).parse_intermixed_args(words[1:])
+    except SystemExit as stop:  # argparse has spoken: --help, or a sentence on what is wrong
+        return int(stop.code or 0)
+    return _run(command, arguments)
+
+
+def _run(command: Command, arguments: argparse.Namespace) -> int:
+    module, function = command.home.split(":")
+    try:
+        return int(getattr(import_module(f"opkernels.{module}"), function)(arguments) or 0)
+    except BrokenPipeError:  # the reader of our output, head for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"opkernels {command.name}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if arguments.debug:
+            raise
+        print(f"opkernels {command.name}: {error}", file=sys.stderr)
+        return 2
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Print the versions of the libraries and what the machine offers."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    rows = [("opkernels", __version__), ("python", platform.python_version()), ("system", platform.platform())]
+    for name in ("torch", "numpy", "scipy", "h5py", "h5netcdf", "xarray", "neuraloperator", "tensorly", "safetensors"):
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            rows.append((name, "not installed"))
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows += [("cores", str(os.cpu_count())), ("threads", str(torch.get_num_threads())), ("GPUs", ", ".join(gpus) or "none")]
+    for name, value in rows:
+        print(f"{name:<16}{value}")
