@@ -9,7 +9,7 @@ GROUND = {"domains"}
 BASE = GROUND | {"transforms", "spherical", "neighbors", "particles", "resample"}
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
-MIDDLE = {"losses", "metrics", "normalization", "surrogate"}
+MIDDLE = {"losses", "metrics", "normalization", "storage", "surrogate"}
 ROOF = LEARNED | KNOWN | MIDDLE | {"training", "evaluation"}
 
 ALLOWED = {  # room -> rooms it may import from
@@ -26,7 +26,8 @@ ALLOWED = {  # room -> rooms it may import from
     "losses": BASE | {"metrics"},
     "metrics": BASE,
     "normalization": BASE,
-    "surrogate": LEARNED | {"normalization", "datasets"},
+    "storage": set(),
+    "surrogate": LEARNED | {"normalization", "datasets", "storage"},
     "training": ROOF,
     "evaluation": ROOF,
     "interop": LEARNED,
