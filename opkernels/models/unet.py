@@ -1,0 +1,181 @@
+"""UNet: the convolutional baseline on any box, periodic or not, of any size.
+
+One level computes
+
+    v <- silu(film(norm(conv3(silu(norm(conv3(v)))))) + skip(v)),   film(v) = (1 + gamma(p)) v + beta(p)
+
+on the way down, halves the grid, and on the way up joins the coarser level's result to its own:
+
+    v_l <- level([v_l, upsample(v_{l+1})])
+
+Its stencils span a fixed number of *samples*, not a length: unlike the operators of this package it is
+a different operator on every grid, and is here to be compared with. Reference: Ronneberger, Fischer,
+Brox, "U-Net", MICCAI 2015, arXiv 1505.04597.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opkernels.domains import Domain, Grid
+from opkernels.resample import resample
+
+__all__ = ["UNet"]
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+class UNet(nn.Module):
+    """Encoder and decoder of 3-point convolutions with skips between equal sizes.
+
+    Parameters
+    ----------
+    domain : Domain
+        One to three axes; decides where the stencils wrap around. Periodic axes are padded
+        circularly, others with zeros (which is what tells the network where the walls are).
+    in_channels, out_channels : int
+        Channels of the input and of the output.
+    hidden_channels : int
+        Width C of the finest level; level l has 2^l C channels. 16 to 64 are usual.
+    n_layers : int
+        Number of levels, 3 or 4 as a rule. Level l has ceil(n / 2^l) samples per axis, so every
+        size works, odd ones included; levels beyond log2(n) see single samples and are of no use.
+    n_parameters : int
+        Size of the per-sample `parameters` (viscosity, time step, ...) that scale and shift every level.
+
+    Raises
+    ------
+    ValueError
+        If the domain has more than three axes, or a size is not positive.
+
+    Notes
+    -----
+    On a periodic axis whose size is a multiple of 2^(n_layers - 1) the network commutes with
+    translations by 2^(n_layers - 1) samples; on other sizes only nearly. Errors grow quickly away
+    from the resolution of the training data.
+
+    Examples
+    --------
+    >>> model = UNet(Domain.periodic(1.0, 1.0), 1, 1, hidden_channels=8, n_layers=3)
+    >>> model(torch.zeros(2, 1, 33, 48)).shape
+    torch.Size([2, 1, 33, 48])
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        hidden_channels: int = 32,
+        n_layers: int = 4,
+        n_parameters: int = 0,
+    ):
+        super().__init__()
+        if domain.ndim not in _CONV:
+            raise ValueError(f"UNet got a domain with {domain.ndim} axes; convolutions exist for one to three")
+        for name, value, least in (
+            ("in_channels", in_channels, 1),
+            ("out_channels", out_channels, 1),
+            ("hidden_channels", hidden_channels, 1),
+            ("n_layers", n_layers, 1),
+            ("n_parameters", n_parameters, 0),
+        ):
+            if value < least:
+                raise ValueError(f"UNet got {name}={value}; give {least} or more")
+        self.domain, self.in_channels, self.n_parameters = domain, in_channels, n_parameters
+        widths = [hidden_channels * 2**level for level in range(n_layers)]
+        self.down = nn.ModuleList(_Level(domain, a, b, n_parameters) for a, b in itertools.pairwise([in_channels, *widths]))
+        self.up = nn.ModuleList(_Level(domain, a + b, a, n_parameters) for a, b in itertools.pairwise(widths))
+        self.project = _CONV[domain.ndim](hidden_channels, out_channels, 1)
+
+    def forward(
+        self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the output (B, out_channels, *spatial) for x (B, in_channels, *spatial).
+
+        Parameters
+        ----------
+        x : Tensor, (B, in_channels, *spatial)
+            Samples of the input functions.
+        parameters : Tensor, (B, n_parameters), optional
+            Per-sample numbers; needed if and only if ``n_parameters > 0``.
+        grid : Grid, optional
+            Where x was sampled, if not on the model's own domain.
+        output_shape : sequence of int, optional
+            Resample the output to this shape.
+
+        Raises
+        ------
+        ValueError
+            If channels, spatial rank, grid or parameters do not fit.
+        """
+        grid = self._grid_of(x, grid)
+        self._check_parameters(x, parameters)
+        passed = []
+        for level, block in enumerate(self.down):
+            if level:
+                x = _POOL[grid.ndim](x, [-(-n // 2) for n in x.shape[2:]])
+            x = block(x, parameters)
+            passed.append(x)
+        for block, skip in zip(reversed(self.up), reversed(passed[:-1]), strict=True):
+            x = block(torch.cat([skip, F.interpolate(x, size=skip.shape[2:])], dim=1), parameters)
+        y = self.project(x)
+        return y if output_shape is None else resample(y, grid, tuple(output_shape))
+
+    def _grid_of(self, x: Tensor, grid: Grid | None) -> Grid:
+        own = self.domain.grid_of(x)
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"UNet got {x.shape[1]} channels in x of shape {tuple(x.shape)}; it was built for {self.in_channels}")
+        if grid is None:
+            return own
+        periodic = [axis.periodic for axis in self.domain.axes]
+        if grid.shape != own.shape or [axis.periodic for axis in grid.domain.axes] != periodic:
+            raise ValueError(
+                f"UNet got x of shape {tuple(x.shape)} with a grid of shape {grid.shape}; give the grid of x, with the same periodic axes"
+            )
+        return grid
+
+    def _check_parameters(self, x: Tensor, parameters: Tensor | None) -> None:
+        got = None if parameters is None else tuple(parameters.shape)
+        expected = (x.shape[0], self.n_parameters) if self.n_parameters else None
+        if got != expected:
+            raise ValueError(f"UNet got parameters of shape {got}; expected {expected} (batch, n_parameters)")
+
+
+class _Level(nn.Module):
+    """Two convolutions with a residual path, scaled and shifted by the parameters."""
+
+    def __init__(self, domain: Domain, in_channels: int, out_channels: int, n_parameters: int):
+        super().__init__()
+        conv = _CONV[domain.ndim]
+        self.periodic = [axis.periodic for axis in domain.axes]
+        self.first, self.second = conv(in_channels, out_channels, 3), conv(out_channels, out_channels, 3)
+        groups = next((g for g in (8, 4, 2) if out_channels % (2 * g) == 0), 1)
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, out_channels) for _ in range(2))
+        self.skip = conv(in_channels, out_channels, 1)
+        self.film = nn.Linear(n_parameters, 2 * out_channels) if n_parameters else None
+
+    def forward(self, x: Tensor, parameters: Tensor | None) -> Tensor:
+        y = F.silu(self.norms[0](self.first(self._pad(x))))
+        y = self.norms[1](self.second(self._pad(y)))
+        if self.film is not None:
+            scale, shift = self.film(parameters)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
+            y = (1 + scale) * y + shift
+        return F.silu(y + self.skip(x))
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Add one sample on either side of every axis: the other end's on periodic axes, zero elsewhere."""
+        for axis, periodic in enumerate(self.periodic, start=2):
+            n = x.shape[axis]
+            ends = x.narrow(axis, n - 1, 1), x.narrow(axis, 0, 1)
+            if not periodic:
+                ends = tuple(torch.zeros_like(end) for end in ends)
+            x = torch.cat([ends[0], x, ends[1]], dim=axis)
+        return x
