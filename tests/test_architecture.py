@@ -22,7 +22,7 @@ ALLOWED = {  # room -> rooms it may import from
     "layers": BASE | {"layers"},
     "models": LEARNED,
     "solvers": BASE | {"solvers"},
-    "datasets": KNOWN,
+    "datasets": KNOWN | {"storage"},
     "losses": BASE | {"metrics"},
     "metrics": BASE,
     "normalization": BASE,

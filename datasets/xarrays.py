@@ -1,0 +1,102 @@
+"""The bridge to xarray: CF coordinates to a domain and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from opkernels.datasets.fields import Field
+from opkernels.datasets.restriction import default_rule
+from opkernels.datasets.store import Header, axis_attributes, axis_letters, check_times, time_attributes
+from opkernels.domains import Axis, Domain
+
+__all__ = ["make_dataset", "read_dataset"]
+
+
+def make_dataset(header: Header, fields: Mapping[str, Field]):
+    """Return the ``xarray.Dataset`` of a header and its fields; see `Trajectories.to_xarray`."""
+    import xarray
+
+    samples = np.arange(header.samples)
+    coordinates: dict = {"sample": ("sample", samples, {"long_name": "number of the trajectory"})}
+    if header.times is not None:
+        coordinates["time"] = ("time", header.times, time_attributes(header.times))
+    for axis, n, letter in zip(header.domain.axes, header.shape, axis_letters(header.domain), strict=True):
+        coordinates[axis.name] = (axis.name, axis.coordinates(n, dtype=torch.float64).numpy(), axis_attributes(axis, n, letter))
+    for name, values in header.parameters.items():
+        coordinates[name] = ("sample", values)
+    variables = {name: (header.dims(name), np.asarray(field), field.attributes) for name, field in fields.items()}
+    return xarray.Dataset(variables, coordinates, {**header.attributes, "domain": json.dumps(header.domain.to_dict())})
+
+
+def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tuple:
+    """Return domain, fields, times, parameters and attributes of a dataset; see `Trajectories.from_xarray`."""
+    spatial = domain.names if domain else _spatial_dims(dataset, sample, time)
+    wide = {name: var for name, var in dataset.data_vars.items() if set(spatial) <= set(var.dims)}
+    domain = domain or Domain(tuple(_axis_of(dataset, name) for name in spatial))
+    times = _times_of(dataset, time) if any(time in var.dims for var in wide.values()) else None
+    shape = tuple(dataset.sizes[name] for name in spatial)
+    _check_coordinates(dataset, domain, shape)
+    fields, samples = {}, dataset.sizes.get(sample, 1)
+    for name, var in wide.items():
+        var = var if sample in var.dims else var.expand_dims(sample)
+        dims = (sample, *([time] if time in var.dims else []), *spatial)
+        if set(var.dims) != set(dims):
+            raise ValueError(f"{name} has the dimensions {var.dims}; expected ({sample}, {time}, {', '.join(spatial)})")
+        attributes = {"restriction": default_rule(domain)} | {k: v for k, v in var.attrs.items() if isinstance(v, str)}
+        fields[str(name)] = Field(var.transpose(*dims).variable, np.arange(samples), domain.grid(*shape), shape, time in dims, attributes)
+    flat = {**dataset.data_vars, **dataset.coords}
+    parameters = {str(n): v.values for n, v in flat.items() if v.dims == (sample,) and n != sample and v.dtype.kind in "fiub"}
+    lost = [str(name) for name, var in dataset.data_vars.items() if name not in fields and name not in parameters]
+    if lost:
+        raise ValueError(f"{', '.join(lost)} is on neither ({sample}, {time}, {', '.join(spatial)}) nor ({sample}); drop it with drop_vars")
+    attributes = {k: v for k, v in dataset.attrs.items() if k not in ("domain", "opkernels_schema")}
+    return domain, fields, times, parameters, attributes
+
+
+def _spatial_dims(dataset, sample: str, time: str) -> tuple[str, ...]:
+    """Return the spatial dimensions of a dataset: those of its largest variable but sample and time."""
+    widest = max(dataset.data_vars.values(), key=lambda var: var.ndim, default=None)
+    if widest is None:
+        raise ValueError("got an xarray.Dataset without variables; give at least one field")
+    return tuple(str(dim) for dim in widest.dims if dim not in (sample, time))
+
+
+def _axis_of(dataset, name: str) -> Axis:
+    """Make the axis that the attributes of a coordinate describe, or demand a domain."""
+    attributes = dataset[name].attrs if name in dataset.coords else {}
+    if not {"domain_min", "domain_max", "boundary_condition"} <= set(attributes):
+        raise ValueError(
+            f"the coordinate {name} does not say how far the domain reaches and whether it is periodic; "
+            "pass domain=, or set its attributes domain_min, domain_max and boundary_condition"
+        )
+    periodic = attributes["boundary_condition"] == "periodic"
+    position = {"cell_center": "cell"}.get(attributes.get("position"), attributes.get("position", "node" if periodic else "cell"))
+    return Axis(float(attributes["domain_min"]), float(attributes["domain_max"]), periodic=periodic, points=position, name=name)
+
+
+def _times_of(dataset, time: str) -> np.ndarray:
+    if time not in dataset.coords:
+        return np.arange(dataset.sizes[time], dtype=np.float64)
+    values = dataset[time].values
+    if values.dtype.kind == "M":
+        values = (values - values[0]) / np.timedelta64(1, "s")
+    elif values.dtype.kind == "m":
+        values = values / np.timedelta64(1, "s")
+    return check_times(values)
+
+
+def _check_coordinates(dataset, domain: Domain, shape: tuple[int, ...]) -> None:
+    """Refuse coordinates that are not where the samples of the domain sit."""
+    for axis, n in zip(domain.axes, shape, strict=True):
+        if axis.name not in dataset.coords:
+            continue
+        given, expected = dataset[axis.name].values, axis.coordinates(n, dtype=torch.float64).numpy()
+        if not np.allclose(given, expected, rtol=0, atol=1e-4 * axis.spacing(n)):
+            raise ValueError(
+                f'the coordinate {axis.name} runs from {given[0]:g} to {given[-1]:g}, but "{axis.points}" samples of '
+                f"[{axis.lower:g}, {axis.upper:g}] from {expected[0]:g} to {expected[-1]:g}; correct the domain or its points"
+            )
