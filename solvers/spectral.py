@@ -1,0 +1,264 @@
+"""The frame of every periodic solver: Fourier modes of real fields, checks at the boundary, and `solve`.
+
+Coefficients are amplitudes (``norm="forward"``): u(x) = Σ_n û_n exp(2πi n·x / L), so they do not
+depend on the resolution. Only one half of the last axis is stored, and of it only the columns that
+survive dealiasing. A product of `degree` fields is free of aliasing on the modes with
+(degree + 1) |n| < N on each axis, strictly: at N divisible by 3 the mode N/3 would still be hit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opkernels.domains import Domain, Grid, table
+from opkernels.solvers.stepping import Problem, SolverError, evolve
+from opkernels.solvers.tables import METHODS
+
+__all__ = ["Modes", "SpectralSolver", "parameter", "sample_forcing"]
+
+
+class Modes:
+    """Kept Fourier modes of real periodic fields on a grid.
+
+    Parameters
+    ----------
+    grid : Grid
+        A periodic grid, shape (N_1, ..., N_d).
+    device, dtype
+        Of the fields (a real dtype).
+    degree : int
+        Keep the modes with (degree + 1) |n| < N: 2 for quadratic terms, 3 for cubic ones, 1 for
+        all but the Nyquist mode.
+
+    Attributes
+    ----------
+    k : tuple of Tensor
+        Physical wave numbers κ = 2π n / L in float64, one per axis, shaped to broadcast.
+    mask : Tensor, (*modes)
+        One on the kept modes, zero elsewhere, float64.
+    """
+
+    def __init__(self, grid: Grid, *, device, dtype: torch.dtype, degree: int = 2):
+        self.grid, self.device, self.dtype = grid, device, dtype
+        self.columns = (grid.shape[-1] - 1) // (degree + 1) + 1
+        k = grid.wavenumbers(device=device, dtype=torch.float64)
+        self.k = (*k[:-1], k[-1][..., : self.columns])
+        self.k2 = sum(q * q for q in self.k)
+        self.mask = _kept(grid.shape[:-1], self.columns, degree, device=device, dtype=torch.float64)
+        self.axes = tuple(range(-grid.ndim, -1))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the coefficients."""
+        return (*self.grid.shape[:-1], self.columns)
+
+    @property
+    def twins(self) -> Tensor:
+        """Weight of each stored mode in a sum over all modes: 2, but 1 where the last wave number is 0."""
+        return torch.where(self.k[-1] == 0, 1.0, 2.0).to(torch.float64)
+
+    def to_modes(self, u: Tensor) -> Tensor:
+        """Return the kept coefficients of fields (..., *spatial); other modes are zero."""
+        u_hat = torch.fft.rfft(u, dim=-1, norm="forward")[..., : self.columns]
+        if self.axes:
+            u_hat = torch.fft.fftn(u_hat, dim=self.axes, norm="forward")
+        return u_hat * self.mask.to(self.dtype)
+
+    def to_grid(self, u_hat: Tensor) -> Tensor:
+        """Return the fields (..., *spatial) of coefficients (..., *modes)."""
+        u_hat = torch.nn.functional.pad(u_hat, (0, self.grid.shape[-1] // 2 + 1 - self.columns))
+        if self.axes:
+            u_hat = torch.fft.ifftn(u_hat, dim=self.axes, norm="forward")
+        return torch.fft.irfft(u_hat, n=self.grid.shape[-1], dim=-1, norm="forward")
+
+
+@table
+def _kept(rows: tuple[int, ...], columns: int, degree: int, device) -> Tensor:
+    mask = torch.ones(*rows, columns, dtype=torch.float64, device=device)
+    for axis, n in enumerate(rows):
+        i = torch.arange(n, device=device)
+        inside = (degree + 1) * torch.minimum(i, n - i) < n
+        mask = mask * inside.to(torch.float64).reshape([-1 if a == axis else 1 for a in range(len(rows) + 1)])
+    return mask
+
+
+def parameter(value: float | Tensor, name: str, *, lowest: float | None = None, above: float | None = None):
+    """Check a physical parameter, a number or one value per sample (B,), and return it.
+
+    Raises
+    ------
+    ValueError
+        If it is not finite, below `lowest`, not above `above`, or a tensor that is not (B,).
+    """
+    if isinstance(value, Tensor):
+        if value.ndim > 1:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; give a number or one value per sample, shape (B,)")
+        values = value.detach()
+    else:
+        try:
+            values = torch.tensor(float(value), dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"got {name}={value!r}; give a number or one value per sample, shape (B,)") from None
+        value = float(value)
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"got {name}={_show(values)}; it must be finite")
+    if lowest is not None and bool((values < lowest).any()):
+        raise ValueError(f"got {name}={_show(values)}; it must be at least {lowest:g}")
+    if above is not None and bool((values <= above).any()):
+        raise ValueError(f"got {name}={_show(values)}; it must be greater than {above:g}")
+    return value
+
+
+def _show(values: Tensor) -> str:
+    return f"{values.item():g}" if values.numel() == 1 else f"{values.min().item():g} .. {values.max().item():g}"
+
+
+def sample_forcing(
+    forcing, name: str, grid: Grid, *, device, dtype, batch: int, channels: int = 1
+) -> Callable[[float], Tensor] | Tensor | None:
+    """Return a forcing sampled on a grid: None, a tensor (b, C, *spatial), or a function of time that gives one.
+
+    `forcing` is a tensor that broadcasts to (B, C, *spatial), or a function of the coordinates
+    (x, y, ...) or of the coordinates and the time (x, y, ..., t), each of shape (*spatial).
+
+    Raises
+    ------
+    ValueError
+        If the samples do not broadcast to (B, C, *spatial).
+    """
+    if forcing is None:
+        return None
+
+    def shaped(f) -> Tensor:
+        f = torch.as_tensor(f, device=device).to(dtype)
+        f = f.reshape(*[1] * max(0, grid.ndim + 2 - f.ndim), *f.shape)
+        target = (batch, channels, *grid.shape)
+        if f.ndim != len(target) or any(n not in (1, m) for n, m in zip(f.shape, target, strict=True)):
+            raise ValueError(f"{name}: the forcing has shape {tuple(f.shape)}, which does not broadcast to {target}")
+        return f.expand(-1, -1, *grid.shape)
+
+    if isinstance(forcing, Tensor):
+        return shaped(forcing)
+    x = grid.coordinates(device=device, dtype=torch.float64)
+    if not _takes_time(forcing, grid.ndim):
+        return shaped(forcing(*x))
+    return lambda t: shaped(forcing(*x, t))
+
+
+def _takes_time(function: Callable, ndim: int) -> bool:
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)  # noqa: B004
+    if code is None:  # a functools.partial or a builtin: ask its signature
+        import inspect
+
+        return len(inspect.signature(function).parameters) > ndim
+    count = code.co_argcount - (1 if code.co_varnames[:1] == ("self",) else 0)
+    return count > ndim
+
+
+class SpectralSolver:
+    """What all periodic solvers share: `solve`, its checks, and the choice of the scheme.
+
+    A child sets `fields`, `dimensions` and `schemes`, and writes ``_bind(grid, u0) -> Problem`` whose
+    product also has ``encode(u) -> state`` and ``decode(state) -> u``.
+    """
+
+    fields: tuple[str, ...] = ()
+    dimensions: tuple[int, ...] = (1, 2, 3)
+    schemes: tuple[str, ...] = tuple(METHODS)
+
+    def __init__(self, domain: Domain, method: str):
+        name = type(self).__name__
+        if not isinstance(domain, Domain):
+            raise ValueError(f"{name} got domain={domain!r}; give a Domain, for example Domain.periodic(1.0, 1.0)")
+        domain.require_periodic(name)
+        if domain.ndim not in self.dimensions:
+            sizes = " or ".join(f"{d}-D" for d in self.dimensions)
+            raise ValueError(f"{name} got a {domain.ndim}-D domain; it solves {sizes} problems")
+        if method not in self.schemes:
+            raise ValueError(f"{name} got method={method!r}; choose one of {', '.join(self.schemes)}")
+        self.domain, self.method = domain, method
+
+    def _bind(self, grid: Grid, u0: Tensor):
+        raise NotImplementedError
+
+    def solve(self, u0: Tensor, times: Sequence[float] | Tensor | np.ndarray, *, t0: float = 0.0, dt: float | None = None) -> Tensor:
+        """Solve from the state `u0` at time `t0` and return the state at each of `times`.
+
+        Parameters
+        ----------
+        u0 : Tensor, (B, C, *spatial)
+            Initial fields in the order of `fields`, float32 or float64, on any device. The solution
+            keeps the modes that survive dealiasing; at a requested time equal to t0, u0 itself comes back.
+        times : sequence of float, (T,)
+            Increasing, none before t0; answered exactly.
+        t0 : float
+            Time of u0; it matters where the forcing depends on time.
+        dt : float, optional
+            Longest time step, used as it is (each way to the next requested time is split evenly).
+            By default the solver chooses a step that is stable and whose error is below about 1e-5
+            on smooth problems; all samples of a batch share it.
+
+        Returns
+        -------
+        Tensor, (B, T, C, *spatial)
+            Differentiable in u0, the parameters and the forcing.
+
+        Raises
+        ------
+        ValueError
+            For fields of the wrong shape or dtype, fields that are not finite, times out of order,
+            a step that is not positive, or a parameter that does not fit the batch.
+        SolverError
+            When a sample blows up; the message names it, the time and the likely cause.
+        """
+        grid, times = self._check(u0, times, t0, dt)
+        problem = self._bind(grid, u0)
+        known = u0[:, None][:, : int(times[0] == t0)]
+        states = evolve(
+            problem,
+            problem.encode(u0),
+            times[known.shape[1] :],
+            t0=float(t0),
+            dt=dt,
+            table=METHODS[self.method],
+            describe=lambda: type(self).__name__,
+        )
+        if torch.is_grad_enabled():
+            return torch.cat([known, *(problem.decode(state)[:, None] for state in states)], dim=1)
+        out = u0.new_empty(u0.shape[0], len(times), *u0.shape[1:])
+        out[:, : known.shape[1]] = known
+        for i, state in enumerate(states, start=known.shape[1]):
+            out[:, i] = problem.decode(state)
+        return out
+
+    def _check(self, u0: Tensor, times, t0: float, dt: float | None) -> tuple[Grid, list[float]]:
+        name = type(self).__name__
+        shape = f"(batch, {len(self.fields)}, {', '.join(self.domain.names)})"
+        if not isinstance(u0, Tensor) or u0.ndim != self.domain.ndim + 2 or u0.shape[1] != len(self.fields) or not len(u0):
+            got = tuple(u0.shape) if isinstance(u0, Tensor) else type(u0).__name__
+            raise ValueError(f"{name}.solve got u0 {got}; expected a tensor {shape} with channels {', '.join(self.fields)}")
+        if u0.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name}.solve got u0 in {u0.dtype}; use float32 or float64")
+        bad = (~torch.isfinite(u0)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"{name}.solve got u0 with a NaN or infinity in sample {bad[0]}; look at the initial fields")
+        if dt is not None and not (isinstance(dt, (int, float)) and math.isfinite(dt) and dt > 0):
+            raise ValueError(f"{name}.solve got dt={dt!r}; give a positive time step or leave None")
+        return self.domain.grid_of(u0), _increasing(name, times, t0)
+
+
+def _increasing(name: str, times, t0: float) -> list[float]:
+    values = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"{name}.solve got times of shape {values.shape}; give a sequence of finite times, at least one")
+    if (np.diff(values) <= 0).any():
+        i = int((np.diff(values) <= 0).argmax())
+        raise ValueError(f"{name}.solve got times that do not increase: {values[i]:g} is followed by {values[i + 1]:g}")
+    if values[0] < t0:
+        raise ValueError(f"{name}.solve got times from {values[0]:g} on, before t0={t0:g}; ask for times at or after t0")
+    return values.tolist()
