@@ -21,12 +21,12 @@ Loss = Callable[[Tensor, Tensor, Grid], Tensor]
 
 def mse(prediction: Tensor, truth: Tensor, grid: Grid | None = None) -> Tensor:
     """Mean square error: the mean over batch, channels and space (by quadrature) of (p - r)^2."""
-    return _mean((prediction - truth) ** 2, truth, grid)
+    return _mean(_difference(prediction, truth) ** 2, grid)
 
 
 def l1(prediction: Tensor, truth: Tensor, grid: Grid | None = None) -> Tensor:
     """Mean absolute error: the mean over batch, channels and space (by quadrature) of |p - r|."""
-    return _mean((prediction - truth).abs(), truth, grid)
+    return _mean(_difference(prediction, truth).abs(), grid)
 
 
 def loss_by_name(name: str) -> Loss:
@@ -45,11 +45,15 @@ def loss_by_name(name: str) -> Loss:
     return losses[name]
 
 
-def _mean(values: Tensor, truth: Tensor, grid: Grid | None) -> Tensor:
-    if values.shape != truth.shape:
+def _difference(prediction: Tensor, truth: Tensor) -> Tensor:
+    if prediction.shape != truth.shape:
         raise ValueError(
-            f"got a prediction that broadcasts to {tuple(values.shape)} for a truth of {tuple(truth.shape)}; give equal shapes"
+            f"got a prediction of shape {tuple(prediction.shape)} for a truth of shape {tuple(truth.shape)}; give equal shapes"
         )
+    return prediction - truth
+
+
+def _mean(values: Tensor, grid: Grid | None) -> Tensor:
     if grid is None or grid.uniform:
         return values.mean()
     weights = grid.weights(values.device, values.dtype)
