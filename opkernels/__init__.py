@@ -5,7 +5,9 @@ An operator acts on functions; a tensor is only a sample of one. A `Domain` says
 are imported on first use, so that ``import opkernels`` stays fast.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -13,6 +15,10 @@ _HOME = {
     "Axis": "domains",
     "Domain": "domains",
     "Grid": "domains",
+    "ParticleSet": "particles",
+    "Neighbors": "neighbors",
+    "VerletList": "neighbors",
+    "radius_search": "neighbors",
     "resample": "resample",
     "rel_l2": "metrics",
     "rel_h1": "metrics",
@@ -45,3 +51,15 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME, *_MODULES])
+
+
+class _Package(ModuleType):
+    """Keep a public function that shares its module's name: importing ``opkernels.resample`` would put the module here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

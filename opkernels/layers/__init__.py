@@ -1,1 +1,6 @@
 """Layers: one file per kind of layer; layer(x, grid)."""
+
+from opkernels.layers.channel_mlp import ChannelMLP
+from opkernels.layers.spectral import SpectralConv
+
+__all__ = ["ChannelMLP", "SpectralConv"]

@@ -1,9 +1,10 @@
 """Models: one file per seed system; model(x, *, parameters=None, grid=None, output_shape=None)."""
 
 from opkernels.models.arguments import remember_arguments
+from opkernels.models.fno import FNO
 from opkernels.models.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["FNO", "UNet"]
 
 for _name in __all__:  # so that a file can name each by plain data
     remember_arguments(globals()[_name])

@@ -1,0 +1,225 @@
+"""The body that operators built from convolutions share: lift, blocks of (convolution + pointwise), project.
+
+    v_0 = lift(u, positions)
+    v  <- act(norm(K v) + S v)           K: the convolution of the block; S: skip, pointwise
+    v  <- act(norm(MLP(v) + S' v_before))
+    y  = project(v_L)
+
+with no activation after the last block, and in the pre-activation form v <- norm(act(v)) first. Only K looks beyond a
+point; a model is this body with its own K.
+
+Per-sample `parameters` p (viscosity, time step, ...) scale and shift each block (FiLM),
+
+    K v + S v  ->  (1 + gamma(e)) (K v + S v) + beta(e),     e = act(A p + a),
+
+since a coefficient of a PDE multiplies operators: constant input channels, which beta covers, could only shift them.
+
+References: Li et al., arXiv 2010.08895; Kossaifi et al., arXiv 2310.00120 (channel MLP, skips, normalization,
+pre-activation); Perez et al., "FiLM", AAAI 2018, arXiv 1709.07871.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from opkernels.domains import Domain, Grid
+from opkernels.layers.channel_mlp import ChannelMLP, Pointwise, activation_named, skip_named
+from opkernels.layers.embedding import position_channels, positions
+from opkernels.layers.normalization import norm_named
+from opkernels.resample import resample
+
+__all__ = ["Backbone", "Block", "OperatorBlock"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """How the parts of one block are joined.
+
+    Parameters
+    ----------
+    fno_skip, channel_mlp_skip : {"linear", "soft-gating", "identity", None}
+        What goes around the convolution and around the channel MLP.
+    channel_mlp_expansion : float
+        Width of the channel MLP over the hidden channels; 0 leaves the channel MLP and its skip out.
+    preactivation : bool
+        Normalize and activate before the convolution instead of after.
+    """
+
+    fno_skip: str | None = "linear"
+    channel_mlp_skip: str | None = "soft-gating"
+    channel_mlp_expansion: float = 0.5
+    preactivation: bool = False
+
+    @classmethod
+    def of(cls, options: Block | Mapping) -> Block:
+        """Return `options` itself, or the block that a mapping (from a configuration file) describes."""
+        if isinstance(options, Block):
+            return options
+        names = [f.name for f in fields(cls)]
+        unknown = set(options) - set(names)
+        if unknown:
+            raise ValueError(f"got the block options {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+        return cls(**options)
+
+
+class OperatorBlock(nn.Module):
+    """One convolution with skip, channel MLP, normalization and activation (module's docstring)."""
+
+    def __init__(self, conv: nn.Module, channels: int, options: Block, *, norm: str | None, activation: str, n_embedding: int, last: bool):
+        super().__init__()
+        self.conv, self.last, self.preactivation = conv, last, options.preactivation
+        self.activation = activation_named(activation)
+        self.skip = skip_named(options.fno_skip, channels)
+        width = round(channels * options.channel_mlp_expansion)
+        self.mlp = ChannelMLP(channels, channels, width, activation=activation) if width else None
+        self.mlp_skip = skip_named(options.channel_mlp_skip, channels) if width else None
+        self.norms = nn.ModuleList(n for n in (norm_named(norm, channels) for _ in range(2 if width else 1)) if n is not None)
+        self.film = nn.Linear(n_embedding, 2 * channels) if n_embedding else None
+
+    def forward(self, x: Tensor, grid: Grid, embedding: Tensor | None) -> Tensor:
+        """Return the block's output (B, C, *grid.shape) for x of that shape and embedding (B, n_embedding)."""
+        if self.preactivation:
+            x = self._normalized(self.activation(x), 0, grid)
+        y = self.conv(x, grid)
+        if not self.preactivation:
+            y = self._normalized(y, 0, grid)
+        if self.skip is not None:
+            y = y + self.skip(x)
+        if self.film is not None:
+            scale, shift = self.film(embedding)[(...,) + (None,) * grid.ndim].chunk(2, dim=1)
+            y = (1 + scale) * y + shift
+        if not self.last:
+            y = self.activation(y)
+        return y if self.mlp is None else self._mix_channels(y, x, grid)
+
+    def _mix_channels(self, y: Tensor, x: Tensor, grid: Grid) -> Tensor:
+        if self.preactivation:
+            y = self._normalized(y, 1, grid)
+        y = self.mlp(y)
+        if self.mlp_skip is not None:
+            y = y + self.mlp_skip(x)
+        if not self.preactivation:
+            y = self._normalized(y, 1, grid)
+            y = y if self.last else self.activation(y)
+        return y
+
+    def _normalized(self, x: Tensor, index: int, grid: Grid) -> Tensor:
+        return self.norms[index](x, grid) if len(self.norms) else x
+
+
+class Backbone(nn.Module):
+    """Lift, one `OperatorBlock` per convolution, project: what FNO, FFNO, TFNO and LocalNO have in common.
+
+    Parameters
+    ----------
+    domain : Domain
+        Where the functions live.
+    in_channels, out_channels, hidden_channels : int
+        Channels of the input, the output, and inside.
+    convs : sequence of Module
+        One per block: ``conv(x, grid)`` maps (B, hidden_channels, *grid.shape) to the same shape.
+    n_parameters : int
+        Size of the per-sample `parameters`.
+    activation, norm, positional_embedding, lifting_channel_ratio, projection_channel_ratio, block
+        As in `FNO`.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        hidden_channels: int,
+        convs: Sequence[nn.Module],
+        n_parameters: int = 0,
+        activation: str = "gelu",
+        norm: str | None = None,
+        positional_embedding: str | None = "walls",
+        lifting_channel_ratio: float = 2,
+        projection_channel_ratio: float = 2,
+        block: Block | Mapping = Block(),  # noqa: B008 frozen
+    ):
+        super().__init__()
+        name = type(self).__name__
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "hidden_channels": hidden_channels, "n_layers": len(convs)}
+        for label, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} got {label}={value}; give 1 or more")
+        if n_parameters < 0:
+            raise ValueError(f"{name} got n_parameters={n_parameters}; give 0 or more")
+        self.domain, self.in_channels, self.out_channels, self.n_parameters = domain, in_channels, out_channels, n_parameters
+        self.positional_embedding = positional_embedding
+        width, options = hidden_channels, Block.of(block)
+        entering = in_channels + position_channels(domain, positional_embedding)
+        self.lifting = _mlp(entering, width, round(lifting_channel_ratio * width), activation)
+        self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
+        self.activation = activation_named(activation)
+        n_embedding = width if n_parameters else 0
+        self.blocks = nn.ModuleList(
+            OperatorBlock(conv, width, options, norm=norm, activation=activation, n_embedding=n_embedding, last=i == len(convs) - 1)
+            for i, conv in enumerate(convs)
+        )
+        self.projection = _mlp(width, out_channels, round(projection_channel_ratio * width), activation)
+
+    def forward(
+        self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the output functions, (B, out_channels, *spatial), for the input functions x.
+
+        Parameters
+        ----------
+        x : Tensor, (B, in_channels, *spatial)
+            Samples of the input functions, on the model's domain unless `grid` says otherwise.
+        parameters : Tensor, (B, n_parameters), optional
+            Per-sample numbers; needed if and only if ``n_parameters > 0``.
+        grid : Grid, optional
+            Where x was sampled, if on another domain.
+        output_shape : sequence of int, optional
+            Sample the result there instead: the same function (`opkernels.resample`).
+
+        Raises
+        ------
+        ValueError
+            If channels, spatial rank, grid or parameters do not fit.
+        """
+        grid = self._grid_of(x, grid)
+        embedding = self._embed(x, parameters)
+        if self.positional_embedding is not None:
+            channels = positions(grid, self.positional_embedding, x.device, x.dtype)
+            x = torch.cat([x, channels.expand(x.shape[0], *channels.shape)], dim=1)
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        x = self.lifting(x)
+        for block in self.blocks:
+            x = block(x, grid, embedding)
+        y = self.projection(x)
+        return y.contiguous() if output_shape is None else resample(y, grid, tuple(output_shape))
+
+    def _grid_of(self, x: Tensor, grid: Grid | None) -> Grid:
+        name, own = type(self).__name__, self.domain.grid_of(x)
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"{name} got {x.shape[1]} channels in x of shape {tuple(x.shape)}; it was built for {self.in_channels}")
+        if grid is None:
+            return own
+        periodic = [axis.periodic for axis in self.domain.axes]
+        if grid.shape != own.shape or [axis.periodic for axis in grid.domain.axes] != periodic:
+            raise ValueError(
+                f"{name} got x of shape {tuple(x.shape)} with a grid of shape {grid.shape}; give the grid of x, with the same periodic axes"
+            )
+        return grid
+
+    def _embed(self, x: Tensor, parameters: Tensor | None) -> Tensor | None:
+        got = None if parameters is None else tuple(parameters.shape)
+        expected = (x.shape[0], self.n_parameters) if self.n_parameters else None
+        if got != expected:
+            raise ValueError(f"{type(self).__name__} got parameters of shape {got}; expected {expected} (batch, n_parameters)")
+        return None if self.embedding is None else self.activation(self.embedding(parameters))
+
+
+def _mlp(in_channels: int, out_channels: int, hidden: int, activation: str) -> nn.Module:
+    """Two pointwise layers, or one matrix where `hidden` is zero."""
+    return ChannelMLP(in_channels, out_channels, hidden, activation=activation) if hidden else Pointwise(in_channels, out_channels)

@@ -1,0 +1,103 @@
+"""FNO: the Fourier neural operator, on any box of one or more axes and any grid.
+
+    y = project( block_L( ... block_1( lift(u) ) ) ),     K v (x) = sum_{|k| <= K} W(k) v_hat(k) exp(2 pi i k . x/L) + b
+
+The weights W live on wave numbers, so the same weights act on every grid that resolves the functions between the
+blocks. `opkernels.models.backbone` writes the blocks out, `opkernels.layers.SpectralConv` the convolution.
+
+References: Li et al., "Fourier Neural Operator for Parametric Partial Differential Equations", ICLR 2021, arXiv
+2010.08895; Kossaifi et al., TMLR 2024, arXiv 2310.00120 (the form of the blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from opkernels.domains import Domain
+from opkernels.layers.spectral import SpectralConv
+from opkernels.models.backbone import Backbone, Block
+
+__all__ = ["FNO"]
+
+
+class FNO(Backbone):
+    """Fourier neural operator.
+
+    Parameters
+    ----------
+    domain : Domain
+        Where the functions live; axes at "node" or "cell" points.
+    in_channels, out_channels : int
+        Channels of the input and of the output.
+    n_modes : sequence of int
+        Modes per axis, both signs counted: |k| <= (n_modes - 1)//2 are kept. 12 to 32 per axis are usual; keep
+        them below the number of samples of the coarsest training grid.
+    hidden_channels : int
+        Width C; 16 to 128.
+    n_layers : int
+        Number of blocks; 4 is usual.
+    n_parameters : int
+        Size of the per-sample `parameters` that scale and shift every block.
+    activation : str
+        "gelu", "silu", "tanh", "sin" or "relu" (which aliases most between grids).
+    norm : {None, "instance_norm", "group_norm"}
+        By quadrature, so that it means the same on every grid.
+    positional_embedding : {"walls", "harmonics", "ramps", None}
+        "walls": coordinates on axes with walls, nothing on periodic ones. "harmonics": also sin and cos of periodic
+        coordinates, which gives up translation equivariance. "ramps": neuraloperator's sawtooth.
+    lifting_channel_ratio, projection_channel_ratio : float
+        Width of the first and last pointwise networks over `hidden_channels`; 0 for single matrices.
+    block : Block or mapping
+        Skips, channel MLP and order of the parts of a block.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, the number of modes differs from the number of axes, an option is unknown, or an
+        axis is sampled at "endpoint" or "gauss".
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = FNO(Domain.periodic(1.0, 1.0), 1, 2, n_modes=(8, 8), hidden_channels=8, n_layers=2)
+    >>> model(torch.zeros(3, 1, 33, 48)).shape
+    torch.Size([3, 2, 33, 48])
+    >>> model(torch.zeros(3, 1, 33, 48), output_shape=(64, 64)).shape
+    torch.Size([3, 2, 64, 64])
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        n_modes: Sequence[int],
+        hidden_channels: int = 32,
+        n_layers: int = 4,
+        n_parameters: int = 0,
+        activation: str = "gelu",
+        norm: str | None = None,
+        positional_embedding: str | None = "walls",
+        lifting_channel_ratio: float = 2,
+        projection_channel_ratio: float = 2,
+        block: Block | Mapping = Block(),  # noqa: B008 frozen
+    ):
+        domain.require_fft("FNO")
+        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+        if len(n_modes) != domain.ndim:
+            raise ValueError(f"FNO got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
+        super().__init__(
+            domain,
+            in_channels,
+            out_channels,
+            hidden_channels=hidden_channels,
+            convs=[SpectralConv(hidden_channels, hidden_channels, n_modes) for _ in range(n_layers)],
+            n_parameters=n_parameters,
+            activation=activation,
+            norm=norm,
+            positional_embedding=positional_embedding,
+            lifting_channel_ratio=lifting_channel_ratio,
+            projection_channel_ratio=projection_channel_ratio,
+            block=block,
+        )
