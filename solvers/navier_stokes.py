@@ -165,50 +165,68 @@ def _inverse(k2: Tensor) -> Tensor:
 
 
 class _Vorticity:
-    """The vorticity equation bound to a grid and a batch: its symbol, nonlinear term and rate."""
+    """The vorticity equation bound to a grid and a batch: its symbol, nonlinear term and rate.
+
+    The state is (B, 1, K, N_x), the halved wave number first: each of the four one-dimensional
+    transforms then runs over contiguous memory, with one transposing copy in all.
+    """
 
     def __init__(self, solver: NavierStokes2D, grid: Grid, w: Tensor):
         modes = Modes(grid, device=w.device, dtype=w.dtype, degree=2)
-        self.modes, self.encode, self.decode = modes, modes.to_modes, modes.to_grid
-        kx, ky = modes.k
+        self.modes = modes
+        kx, ky, k2, mask = (table.mT for table in (*modes.k, modes.k2, modes.mask))
         batch = len(w)
         viscosity, drag = (_per_sample(value, name, batch, w) for value, name in ((solver.viscosity, "viscosity"), (solver.drag, "drag")))
-        self.symbol = -viscosity * modes.k2 - drag
-        inverse = _inverse(modes.k2)
-        self.to_velocity = torch.stack([1j * ky * inverse, -1j * kx * inverse]).to(_complex(w.dtype))
-        self.from_products = [_pairs(modes.mask * table, w.dtype) for table in (kx * kx - ky * ky, kx * ky)]
+        self.symbol = -viscosity * k2.contiguous() - drag
+        inverse = _inverse(k2)
+        self.to_velocity = torch.stack([1j * ky * inverse, -1j * kx * inverse]).to(w.dtype.to_complex()).contiguous()
+        self.from_products = [_pairs(mask * table, w.dtype) for table in (kx * kx - ky * ky, kx * ky)]
         self.flow = torch.tensor(solver.mean_flow, device=w.device, dtype=w.dtype)[:, None, None]
         self.moving = any(solver.mean_flow)
         self.kmax = tuple(2 * math.pi / length * ((n - 1) // 3) for length, n in zip(grid.domain.extent, grid.shape, strict=True))
-        self.padded = w.new_zeros(batch, 2, grid.shape[0], grid.shape[1] // 2 + 1, dtype=_complex(w.dtype))
+        self.padded = self.to_velocity.new_zeros(batch, 2, grid.shape[0], grid.shape[1] // 2 + 1)
+        self.products = w.new_empty(batch, 2, *grid.shape)
         forcing = sample_forcing(solver.forcing, "NavierStokes2D", grid, device=w.device, dtype=w.dtype, batch=batch)
-        self.steady = modes.to_modes(forcing) if isinstance(forcing, Tensor) else None
+        self.steady = self.encode(forcing) if isinstance(forcing, Tensor) else None
         self.forcing = forcing if callable(forcing) and self.steady is None else None
+
+    def encode(self, w: Tensor) -> Tensor:
+        """Return the state of vorticity (B, 1, N_x, N_y)."""
+        return self.modes.to_modes(w).mT.contiguous()
+
+    def decode(self, w_hat: Tensor) -> Tensor:
+        """Return the vorticity (B, 1, N_x, N_y) of a state."""
+        return self.modes.to_grid(w_hat.mT)
 
     def velocity(self, w_hat: Tensor) -> Tensor:
         """Return u and v on the grid, (B, 2, N_x, N_y)."""
-        columns, n = self.modes.columns, self.modes.grid.shape[-1]
-        if torch.is_grad_enabled() and w_hat.requires_grad:
-            padded = torch.nn.functional.pad(w_hat * self.to_velocity, (0, n // 2 + 1 - columns))
+        flow = torch.fft.ifft(w_hat * self.to_velocity, dim=-1, norm="forward").mT
+        if flow.requires_grad:
+            flow = torch.nn.functional.pad(flow, (0, self.padded.shape[-1] - flow.shape[-1]))
         else:
-            padded = self.padded
-            torch.mul(w_hat, self.to_velocity, out=padded[..., :columns])
-        flow = torch.fft.irfft(torch.fft.ifft(padded, dim=-2, norm="forward"), n=n, dim=-1, norm="forward")
+            self.padded[..., : flow.shape[-1]] = flow
+            flow = self.padded
+        flow = torch.fft.irfft(flow, n=self.modes.grid.shape[-1], dim=-1, norm="forward")
         return flow + self.flow if self.moving else flow
 
     def nonlinear(self, w_hat: Tensor, t: float) -> Tensor:
         """Return N̂ = (κ_x² - κ_y²) F(uv) + κ_x κ_y F(v² - u²) + f̂, dealiased."""
         flow = self.velocity(w_hat)
         u, v = flow[:, 0], flow[:, 1]
-        products = torch.stack([u * v, (v - u) * (v + u)], dim=1)
+        if flow.requires_grad:
+            products = torch.stack([u * v, v * v - u * u], dim=1)
+        else:
+            products = self.products
+            torch.mul(u, v, out=products[:, 0])
+            torch.mul(v, v, out=products[:, 1]).addcmul_(u, u, value=-1)
         spectra = torch.fft.rfft(products, dim=-1, norm="forward")[..., : self.modes.columns]
-        spectra = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward"))
+        spectra = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward").mT)
         p, q = self.from_products
         result = torch.view_as_complex((spectra[:, :1] * p).addcmul_(spectra[:, 1:], q))
         if self.steady is not None:
             result = result + self.steady
         if self.forcing is not None:
-            result = result + self.modes.to_modes(self.forcing(t))
+            result = result + self.encode(self.forcing(t))
         return result
 
     def rate(self, w_hat: Tensor) -> Tensor:
@@ -229,7 +247,3 @@ def _per_sample(value: float | Tensor, name: str, batch: int, like: Tensor) -> f
 def _pairs(table: Tensor, dtype: torch.dtype) -> Tensor:
     """Repeat a real table for the real and the imaginary part."""
     return table.to(dtype)[..., None].expand(*table.shape, 2).contiguous()
-
-
-def _complex(dtype: torch.dtype) -> torch.dtype:
-    return torch.complex64 if dtype == torch.float32 else torch.complex128

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid, table
-from opkernels.solvers.stepping import Problem, SolverError, evolve
+from opkernels.solvers.stepping import evolve
 from opkernels.solvers.tables import METHODS
 
 __all__ = ["Modes", "SpectralSolver", "parameter", "sample_forcing"]
