@@ -149,7 +149,7 @@ def time_attributes(times: np.ndarray) -> dict:
 
 
 def cannot_write(path: Path, error: OSError) -> ValueError:
-    """Say in one sentence why a file could not be written; HDF5 hides the number of the error in its text."""
+    """Say in one sentence why a file could not be written; HDF5 and safetensors hide the number of the error in their text."""
     known = {
         errno.ENOSPC: "the disk is full; free some space or choose another disk",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another disk",
@@ -159,7 +159,7 @@ def cannot_write(path: Path, error: OSError) -> ValueError:
         errno.ENOTDIR: "one of its folders is a file; choose another folder",
         errno.ENOENT: "its folder cannot be made; choose another folder",
     }
-    number = error.errno or next((n for n in known if f"errno = {n}," in str(error)), None)
+    number = error.errno or next((n for n in known if f"errno = {n}," in str(error) or f"(os error {n})" in str(error)), None)
     return ValueError(f"cannot write {path}: {known.get(number, error.strerror or error)}")
 
 

@@ -1,0 +1,274 @@
+"""Generation: a recipe becomes a dataset, shard by shard, on several processes; a killed run goes on where it stopped.
+
+Beside the file FILE that is being made lies the folder FILE.parts: a lock, the job, and one checksummed file per shard
+of samples. Every file appears under its name complete or not at all. What the shards hold depends on the recipe alone,
+so any number of workers, interrupted any number of times, makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from opkernels import __version__
+from opkernels.datasets import store
+from opkernels.datasets.realization import constant_fields, draw_parameters, restriction_rules, solve_samples, solver_error
+from opkernels.datasets.recipe import Recipe, bundled, load_data, override, read_recipe
+from opkernels.datasets.trajectories import Trajectories, open_trajectories
+from opkernels.datasets.workers import run_tasks
+from opkernels.storage import read_tensors, write_tensors, write_text
+
+__all__ = ["generate"]
+
+_ERROR_TASK = -1  # the task that measures the solver's own error
+
+
+def generate(
+    recipe: str | os.PathLike | Mapping,
+    path: str | os.PathLike,
+    *,
+    samples: int | None = None,
+    resolution: int | tuple[int, ...] | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+) -> Trajectories:
+    """Solve a recipe and store the dataset.
+
+    Parameters
+    ----------
+    recipe : name of a bundled recipe, path of a YAML file, or dict
+        See `opkernels.datasets.recipe` for its keys.
+    path : path
+        The file to make. If it is already there, made by the same recipe, it is opened.
+    samples, resolution, seed : optional
+        Take the place of those of the recipe.
+    workers : int, optional
+        Processes; one per core by default. The result does not depend on it.
+
+    Returns
+    -------
+    Trajectories
+
+    Raises
+    ------
+    ValueError
+        For mistakes in the recipe (all at once), a file made by another recipe, a folder that cannot be written, a full
+        disk, another generation of the same file, or a solution that blows up (named by its sample). Finished shards stay,
+        and the same call goes on from there.
+
+    Notes
+    -----
+    Memory holds one shard per worker. The disk holds the data twice until the file is complete.
+
+    Examples
+    --------
+    >>> from opkernels import generate
+    >>> data = generate("fno_navier_stokes_1e-3", "ns.nc", samples=20)  # doctest: +SKIP
+    """
+    changes = {"samples": samples, "resolution": resolution, "seed": seed}
+    checked = read_recipe(load_data(recipe) | {k: _plain(v) for k, v in changes.items() if v is not None})
+    workers = _usable_cores() if workers is None else workers
+    if not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"generate got workers={workers!r}; give a number of processes, at least 1")
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file in it, such as {path / 'data.nc'}")
+    if not _is_done(path, checked):
+        folder = path.with_name(path.name + ".parts")
+        try:
+            with _locked(folder, path):
+                if not _is_done(path, checked):  # the process that had the lock may have made it
+                    _solve_shards(folder, path, checked, workers)
+                    _assemble(folder, path, checked)
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise store.cannot_write(path, error) from error
+    return open_trajectories(path)
+
+
+def _plain(value):
+    return list(map(int, value)) if isinstance(value, (tuple, list)) else int(value)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_done(path: Path, recipe: Recipe) -> bool:
+    """Return whether the file is there; refuse one that was made otherwise."""
+    if not path.exists():
+        return False
+    header, _ = store.read_header(path)
+    if header.attributes.get("recipe") != json.dumps(recipe.plain):
+        raise ValueError(f"{path} is already there and was not made by this recipe; choose another file, or remove it")
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, path: Path) -> Iterator[None]:
+    """Hold the lock of a generation; it goes with the process that holds it, however that ends."""
+    import fcntl
+
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = folder / "lock"
+        with name.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is generating {path}; wait for it, or choose another file") from None
+            if not name.exists() or name.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                continue  # the other process finished meanwhile and took the folder away
+            try:
+                yield
+            finally:
+                if folder.exists() and not any(folder.glob("*.shard")):  # nothing worth keeping
+                    shutil.rmtree(folder)
+            return
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"opkernels": __version__, "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _shard_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:06d}.shard"
+
+
+def _solve_shards(folder: Path, path: Path, recipe: Recipe, workers: int) -> None:
+    """Make the shards that are not there yet, and measure the solver's own error."""
+    from tqdm import tqdm
+
+    job = {"recipe": dict(recipe.plain), "versions": _versions()}
+    _same_job(folder, path, job)
+    for left in folder.glob(".*.tmp"):  # of a process that was killed while writing
+        left.unlink()
+    done = [shard for shard in range(len(recipe.shards)) if _is_whole(_shard_file(folder, shard))]
+    todo = [shard for shard in range(len(recipe.shards)) if shard not in done]
+    _require_space(folder, path, recipe, todo)
+    if recipe.checked and not (folder / "error.json").exists():
+        todo.insert(0, _ERROR_TASK)
+    solved = sum(len(recipe.shards[shard]) for shard in done)
+    with tqdm(total=recipe.samples, initial=solved, unit="sample", desc=path.name, disable=None, leave=False) as bar:
+        for shard in run_tasks("datasets.generation:make_shard", job | {"folder": str(folder.resolve())}, todo, workers):
+            bar.update(0 if shard == _ERROR_TASK else len(recipe.shards[shard]))
+
+
+def _same_job(folder: Path, path: Path, job: dict) -> None:
+    """Note what is being made, or refuse shards of something else."""
+    note = folder / "job.json"
+    if note.exists():
+        try:
+            before = json.loads(note.read_text())
+        except ValueError:
+            before = {}
+        if before != job and any(folder.glob("*.shard")):
+            changed = [key for key in job["recipe"] if job["recipe"][key] != before.get("recipe", {}).get(key)] or [
+                "the versions of libraries"
+            ]
+            raise ValueError(
+                f"{folder} holds shards of an unfinished generation that differs in {', '.join(changed)}; "
+                f"choose another file than {path.name}, or remove that folder"
+            )
+    write_text(note, json.dumps(job))
+
+
+def _is_whole(file: Path) -> bool:
+    """Return whether a shard is there and agrees with its checksum."""
+    try:
+        read_tensors(file)
+    except ValueError:
+        return False
+    return True
+
+
+def _bytes_of(recipe: Recipe, samples: int) -> int:
+    constant = constant_fields(recipe)
+    fields = sum(1 if name in constant or recipe.times is None else len(recipe.times) for name in restriction_rules(recipe))
+    return samples * fields * math.prod(recipe.resolution) * np.dtype(recipe.dtype).itemsize
+
+
+def _require_space(folder: Path, path: Path, recipe: Recipe, todo: list[int]) -> None:
+    """Refuse to begin what cannot end: the disk holds the missing shards and the file."""
+    needed = _bytes_of(recipe, recipe.samples) + _bytes_of(recipe, sum(len(recipe.shards[shard]) for shard in todo))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"making {path} takes {needed / 1e9:.3g} GB of disk and {free / 1e9:.3g} GB are free; "
+            "ask for fewer samples or times, or choose another disk"
+        )
+
+
+def make_shard(job: dict, shard: int) -> None:
+    """Make one shard of a job, or measure the solver's own error; what a worker runs."""
+    recipe, folder = read_recipe(job["recipe"]), Path(job["folder"])
+    if shard == _ERROR_TASK:
+        write_text(folder / "error.json", json.dumps(solver_error(recipe)))
+        return
+    file = _shard_file(folder, shard)
+    tensors = solve_samples(recipe, recipe.shards[shard])
+    try:
+        write_tensors(file, tensors, {"first": recipe.shards[shard].start})
+    except Exception as error:  # safetensors has a kind of error of its own for a full disk
+        if isinstance(error, OSError) or "os error" in str(error):
+            told = store.cannot_write(file, error if isinstance(error, OSError) else OSError(str(error)))
+            raise ValueError(f"{told}; finished shards stay, and the same call goes on from there") from error
+        raise
+
+
+def _assemble(folder: Path, path: Path, recipe: Recipe) -> None:
+    """Write the file from its shards, under another name first."""
+    rules, constant = restriction_rules(recipe), constant_fields(recipe)
+    errors = json.loads((folder / "error.json").read_text()) if recipe.checked else {}
+    header = store.Header(
+        recipe.domain,
+        recipe.resolution,
+        recipe.samples,
+        None if recipe.times is None else np.array(recipe.times),
+        {name: store.Variable(np.dtype(recipe.dtype), name not in constant, {"restriction": rule}) for name, rule in rules.items()},
+        draw_parameters(recipe, range(recipe.samples)),
+        {
+            "title": recipe.plain["title"] or f"{recipe.samples} samples of {recipe.solver}",
+            "source": f"opkernels {__version__}, {recipe.solver}",
+            "references": recipe.plain["references"],
+            "recipe": json.dumps(recipe.plain),
+            "solver": recipe.solver,
+            "seed": recipe.seed,
+            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+            # attributes hold 64 kB: of very long evolutions the last error is kept
+            **{name: values if len(values) <= 4000 else values[-1:] for name, values in errors.items()},
+        },
+    )
+    whole = folder / "whole.nc"
+    store.write(whole, header, _blocks(folder, recipe))
+    whole.replace(path)
+
+
+def _blocks(folder: Path, recipe: Recipe) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    for shard, samples in enumerate(recipe.shards):
+        tensors, _ = read_tensors(_shard_file(folder, shard))
+        yield samples.start, {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def run(arguments) -> None:
+    """Run ``opkernels generate``."""
+    if arguments.list:
+        for name, file in bundled().items():
+            print(f"{name:<28}{load_data(file).get('title', '')}")
+        return
+    if arguments.recipe is None:
+        raise ValueError("name a recipe, or a YAML file; opkernels generate --list shows the recipes that come with the package")
+    output = Path(
+        arguments.output or f"{Path(arguments.recipe).stem if arguments.recipe.endswith(('.yaml', '.yml')) else arguments.recipe}.nc"
+    )
+    data = generate(override(load_data(arguments.recipe), arguments.overrides), output, workers=arguments.workers)
+    print(f"{output}: {data}")

@@ -1,0 +1,216 @@
+"""From a recipe to the fields of some of its samples: draw the inputs, solve, and measure the solver's own error.
+
+Every number and field is a function of (seed, sample), never of the batch or the process that draws it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opkernels import solvers
+from opkernels.datasets.expressions import Expression
+from opkernels.datasets.recipe import Law, RandomField, Recipe
+from opkernels.datasets.restriction import default_rule
+from opkernels.domains import Domain, Grid
+from opkernels.resample import resample
+
+__all__ = ["constant_fields", "draw_parameters", "restriction_rules", "solve_samples", "solver_error"]
+
+
+def draw_parameters(recipe: Recipe, samples: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the per-sample numbers of a recipe by name, each (len(samples),) in float64."""
+    return {name: _draw(law, recipe.seed, name, samples) for name, law in recipe.parameters.items()}
+
+
+def _draw(law: Law, seed: int, name: str, samples: Sequence[int]) -> np.ndarray:
+    stream = zlib.crc32(name.encode())
+    uniform = np.array([np.random.Generator(np.random.PCG64([seed, stream, sample])).random() for sample in samples])
+    if law.kind == "choice":
+        return np.array(law.values)[(uniform * len(law.values)).astype(int)]
+    low, high = law.values
+    return low + (high - low) * uniform if law.kind == "uniform" else low * (high / low) ** uniform
+
+
+def constant_fields(recipe: Recipe) -> tuple[str, ...]:
+    """Names of the fields without a time axis: the coefficient, and random fields among the solver's arguments."""
+    return (
+        *(recipe.inputs if recipe.times is None else ()),
+        *(name for name, value in recipe.arguments.items() if isinstance(value, RandomField)),
+    )
+
+
+def restriction_rules(recipe: Recipe) -> dict[str, str]:
+    """Return how each field is to be coarsened: coefficients by cell means (or nodal values), the rest by the domain's rule."""
+    rule = default_rule(recipe.domain)
+    coefficient = "mean" if all(axis.points == "cell" for axis in recipe.domain.axes) else "nodal"
+    names = [*constant_fields(recipe), *getattr(solvers, recipe.solver).fields]
+    return {name: coefficient if recipe.times is None and name in recipe.inputs else rule for name in names}
+
+
+@dataclass
+class _Inputs:
+    """What a solver is given for some samples, in float64: its arguments and its first state."""
+
+    arguments: dict[str, object]
+    state: Tensor  # (B, C, *spatial)
+
+    def resampled(self, source: Grid, target: Grid) -> _Inputs:
+        fields = {k: resample(v, source, target) for k, v in self.arguments.items() if isinstance(v, Tensor) and v.ndim > 1}
+        return _Inputs(self.arguments | fields, resample(self.state, source, target))
+
+
+def _inputs(recipe: Recipe, samples: range) -> _Inputs:
+    parameters = {name: torch.from_numpy(values) for name, values in draw_parameters(recipe, samples).items()}
+    arguments = {name: _argument(recipe, value, name, samples, parameters) for name, value in recipe.arguments.items()}
+    channels = []
+    for i, (name, form) in enumerate(recipe.inputs.items()):
+        field = _field(recipe, form, samples, parameters, recipe.seed if i == 0 else _stream(recipe.seed, name))
+        bad = (~torch.isfinite(field)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            told = f" (its expression is {form.text!r})" if isinstance(form, Expression) else ""
+            raise ValueError(f"the initial {name} of sample {samples[bad[0]]} holds a NaN or infinity{told}; look at the recipe's formula")
+        channels.append(field)
+    return _Inputs(arguments, torch.stack(channels, dim=1))
+
+
+def _stream(seed: int, name: str) -> int:
+    """Return the seed of a named random field."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0])
+
+
+def _column(values: Tensor, ndim: int) -> Tensor:
+    """Shape per-sample numbers (B,) to broadcast against (B, *spatial)."""
+    return values.reshape(-1, *[1] * ndim)
+
+
+def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int) -> Tensor:
+    """Return a form as samples (B, *spatial) in float64."""
+    grid = recipe.domain.grid(*recipe.resolution)
+    shape = (len(samples), *grid.shape)
+    if isinstance(form, float):
+        return torch.full(shape, form, dtype=torch.float64)
+    if isinstance(form, Law):
+        raise ValueError("an initial field is given as a law; name the law under parameters and use it in an expression")
+    points = dict(zip(recipe.domain.names, grid.coordinates(dtype=torch.float64), strict=True))
+    points |= {name: _column(values, grid.ndim) for name, values in parameters.items()}
+    if isinstance(form, Expression):
+        return form(**points).expand(shape).clone()
+    generator = getattr(solvers, form.name)(recipe.domain, **form.arguments)
+    field = generator.sample(len(samples), grid.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, 0]
+    return field if form.transform is None else form.transform(value=field, **points).expand(shape)
+
+
+def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor]):
+    """Return a solver's keyword argument: numbers as they are, laws as (B,), random fields as (B, 1, *spatial), formulas as functions."""
+    if isinstance(value, Law):
+        return parameters[name]
+    if isinstance(value, RandomField):
+        return _field(recipe, value, samples, parameters, _stream(recipe.seed, name))[:, None]
+    if isinstance(value, Expression):
+        return _function(value, recipe.domain, parameters)
+    return value
+
+
+def _function(expression: Expression, domain: Domain, parameters: dict[str, Tensor]):
+    """Return an expression as numbers per sample (B,), or as a function of the coordinates (and of the time, where it uses it)."""
+    if not expression.used & {*domain.names, "t"}:
+        return expression(**(parameters or {"_": torch.zeros((), dtype=torch.float64)}))
+    varying = bool(expression.used & set(parameters))
+
+    def at(points: Sequence[Tensor], t: float = 0.0) -> Tensor:
+        values = dict(zip(domain.names, points, strict=True))
+        lead = [1, 1] if varying else []  # samples and channels
+        columns = {name: v.to(points[0])[:, None].reshape(-1, 1, *[1] * domain.ndim) for name, v in parameters.items()}
+        result = expression(**{k: v.reshape(*lead, *v.shape) for k, v in values.items()}, **columns, t=torch.as_tensor(t).to(points[0]))
+        return result.expand(*result.shape[: len(lead)], *points[0].shape)
+
+    if "t" not in expression.used:
+        return lambda *points: at(points)
+    timed = {1: lambda x, t: at((x,), t), 2: lambda x, y, t: at((x, y), t), 3: lambda x, y, z, t: at((x, y, z), t)}
+    return timed[domain.ndim]  # a solver sees from the number of arguments that the time is one of them
+
+
+def _solve(recipe: Recipe, inputs: _Inputs, dtype: torch.dtype, dt: float | None) -> Tensor:
+    """Return the solution (B, T, C, *spatial), T = 1 for stationary solvers."""
+    solver = getattr(solvers, recipe.solver)(recipe.domain, **inputs.arguments)
+    state = inputs.state.to(dtype)
+    with torch.no_grad():
+        if recipe.times is None:
+            return solver.solve(state)[:, None]
+        return solver.solve(state, recipe.times, **({} if dt is None else {"dt": dt}))
+
+
+def solve_samples(recipe: Recipe, samples: range) -> dict[str, Tensor]:
+    """Solve some samples of a recipe.
+
+    Returns
+    -------
+    dict of str to Tensor
+        (B, T, *spatial) for evolving fields, (B, *spatial) for the others, in the recipe's dtype.
+
+    Raises
+    ------
+    ValueError
+        If an initial field is not finite or a solution blows up; the message names the sample by its number in the dataset.
+    """
+    dtype = getattr(torch, recipe.dtype)
+    inputs = _inputs(recipe, samples)
+    try:
+        solution = _solve(recipe, inputs, dtype, recipe.dt)
+    except solvers.SolverError as error:
+        renamed = re.sub(r"\bsample (\d+)", lambda found: f"sample {samples[int(found[1])]}", str(error), count=1)
+        raise solvers.SolverError(renamed) from error
+    bad = (~torch.isfinite(solution)).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"{recipe.solver}: the solution of sample {samples[bad[0]]} holds a NaN or infinity; look at its parameters")
+    names = getattr(solvers, recipe.solver).fields
+    fields = {name: value[:, 0] for name, value in inputs.arguments.items() if name in constant_fields(recipe)}
+    if recipe.times is None:
+        fields |= {name: inputs.state[:, c] for c, name in enumerate(recipe.inputs)}
+    fields |= {name: solution[:, 0, c] if recipe.times is None else solution[:, :, c] for c, name in enumerate(names)}
+    return {name: value.to(dtype).contiguous() for name, value in fields.items()}
+
+
+def solver_error(recipe: Recipe) -> dict[str, list[float] | float]:
+    """Measure the solver's own error on the first samples: the relative L2 distance to a better solution.
+
+    Returns
+    -------
+    dict
+        ``solver_error``: the recipe's resolution n and dtype against 2n in float64 (and, where the recipe gives dt, half of
+        it), from the same initial function; one number per output time, the root mean square over the samples.
+        ``solver_error_time``: where the recipe gives dt, dt against dt/2 at n.
+
+    Notes
+    -----
+    With its own step the solver halves it at 2n where stability sets it, so that one comparison covers space and time. In
+    chaotic flows the error grows with time whatever the solver; it tells how long a trajectory is this one.
+    """
+    if recipe.checked == 0:
+        return {}
+    samples = range(min(recipe.checked, recipe.samples))
+    coarse = recipe.domain.grid(*recipe.resolution)
+    fine = coarse.refined(2)
+    inputs = _inputs(recipe, samples)
+    half = None if recipe.dt is None else recipe.dt / 2
+    base = _solve(recipe, inputs, getattr(torch, recipe.dtype), recipe.dt).double()
+    better = _solve(recipe, inputs.resampled(coarse, fine), torch.float64, half)
+    told: dict[str, list[float] | float] = {"solver_error": _relative(base, resample(better, fine, coarse), coarse)}
+    if half is not None:
+        told["solver_error_time"] = _relative(base, _solve(recipe, inputs, torch.float64, half), coarse)
+    return told
+
+
+def _relative(x: Tensor, y: Tensor, grid: Grid) -> list[float]:
+    """Relative L2 distance per time, (T,) numbers, the root mean square over the samples."""
+    weights = grid.weights(dtype=torch.float64)
+    axes = tuple(range(2, x.ndim))
+    error, size = ((v.square() * weights).sum(axes) for v in (x - y, y))
+    return (error / size.clamp_min(torch.finfo(torch.float64).tiny)).mean(dim=0).sqrt().tolist()

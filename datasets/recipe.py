@@ -1,0 +1,429 @@
+"""Recipes: YAML that says which solver makes which samples; read into a checked `Recipe`, all mistakes told at once.
+
+| key          | meaning                                                                  | example                             |
+| ------------ | ------------------------------------------------------------------------ | ----------------------------------- |
+| solver       | a name of `opkernels.solvers` and its keyword arguments                   | {name: NavierStokes2D, viscosity: 1e-3} |
+| domain       | ``periodic`` or ``box`` lengths, or ``axes``                              | {periodic: [2*pi, 2*pi]}            |
+| initial      | the initial field, or one per field of the solver                         | {name: GaussianRandomField, alpha: 2.5} |
+| coefficient  | in its place for stationary solvers                                       | {name: ..., transform: "exp(value)"} |
+| times        | output times, a list or ``start, stop, count``; stationary solvers have none | {stop: 20, count: 21}               |
+| resolution   | samples per axis                                                          | [64, 64]                            |
+| samples      | number of trajectories                                                    | 1000                                |
+| parameters   | named per-sample laws, for use in expressions                             | {amplitude: {uniform: [0.1, 0.2]}}  |
+| seed         | whole number; every sample is a function of it and of its own number      | 0                                   |
+| dt           | time step of the solver; left out, the solver chooses its own             | 1e-3                                |
+| dtype        | float32 or float64: the solver's arithmetic and the file's numbers        | float32                             |
+| batch        | samples solved together and stored as one shard                           | 16                                  |
+| checked      | samples whose error, n against 2n, is measured and stored                 | 2                                   |
+| title, references | text, kept in the file                                               |                                     |
+
+A value is a number (``1e-3``, ``2*pi``), a law per sample (``{uniform: [a, b]}``, ``{loguniform: [a, b]}``,
+``{choice: [a, b, c]}``), an expression of the coordinates, the parameters and, in a solver's arguments, the time
+(``"0.1 * sin(2*pi*(x + y))"``), or a random field (``{name: GaussianRandomField, ...}``, one draw per sample). Nothing in a recipe is run
+as code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from opkernels import solvers
+from opkernels.datasets.expressions import Expression, constant
+from opkernels.domains import Domain
+
+__all__ = ["Law", "RandomField", "Recipe", "bundled", "override", "read_recipe"]
+
+_FOLDER = Path(__file__).parent / "recipes"
+_REQUIRED = ("solver", "domain", "resolution", "samples")
+_EXAMPLES = {
+    "solver": "{name: NavierStokes2D, viscosity: 1e-3}",
+    "domain": "{periodic: [1, 1]}",
+    "resolution": "[64, 64]",
+    "samples": "100",
+    "times": "{stop: 10, count: 11}",
+    "initial": "{name: GaussianRandomField, alpha: 2.5, tau: 7}",
+    "coefficient": '{name: GaussianRandomField, transform: "exp(value)"}',
+}
+_SHARD_BYTES = 1 << 25
+_LARGEST_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Law:
+    """How a number is drawn for each sample: kind is uniform, loguniform or choice."""
+
+    kind: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RandomField:
+    """A random field of `opkernels.solvers`, one draw per sample, optionally transformed point by point."""
+
+    name: str
+    arguments: Mapping[str, object]
+    transform: Expression | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe; `plain` is the data it came from, with every default filled in.
+
+    Parameters
+    ----------
+    solver : str
+        Name in `opkernels.solvers`.
+    arguments : dict
+        Its keyword arguments: numbers, `Law`, `Expression`, `RandomField` or plain data.
+    domain : Domain
+    inputs : dict of str to value
+        Initial field by name of the solver's field, or the coefficient.
+    times : tuple of float or None
+        None for stationary solvers.
+    resolution : tuple of int
+    samples, seed, batch, checked : int
+    dt : float or None
+    dtype : str
+    parameters : dict of str to Law
+        All numbers that differ from sample to sample: the named ones and those of the solver's arguments.
+    """
+
+    solver: str
+    arguments: Mapping[str, object]
+    domain: Domain
+    inputs: Mapping[str, object]
+    times: tuple[float, ...] | None
+    resolution: tuple[int, ...]
+    samples: int
+    seed: int
+    batch: int
+    checked: int
+    dt: float | None
+    dtype: str
+    parameters: Mapping[str, Law]
+    plain: Mapping[str, object] = field(repr=False)
+
+    @property
+    def shards(self) -> list[range]:
+        """The samples of each shard; they depend on the recipe alone, never on the number of workers."""
+        return [range(first, min(first + self.batch, self.samples)) for first in range(0, self.samples, self.batch)]
+
+
+def bundled() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+
+
+def override(data: Mapping, words: list[str]) -> dict:
+    """Return a recipe's data with ``key=value`` words applied; dots reach inside: ``solver.viscosity=1e-4``.
+
+    Raises
+    ------
+    ValueError
+        If a word is not of this form or reaches inside a value that holds no keys.
+    """
+    import yaml
+
+    data = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise ValueError(f"got {word!r}; write key=value, for instance samples=8 or solver.viscosity=1e-4")
+        *outer, last = path.split(".")
+        place = data
+        for key in outer:
+            inner = place.setdefault(key, {})
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"{path} reaches inside {key}, which is {inner!r}; give {key}=value")
+            place[key] = dict(inner)
+            place = place[key]
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"cannot read the value of {word!r}; write a number, text, or a list [1, 2]") from error
+    return data
+
+
+def load_data(recipe: str | os.PathLike | Mapping) -> dict:
+    """Return a recipe's data: a dict as it is, a YAML file, or a bundled recipe by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file or recipe, or it is not YAML with keys.
+    """
+    import yaml
+
+    if isinstance(recipe, Mapping):
+        return dict(recipe)
+    known, path = bundled(), Path(recipe)
+    if str(recipe) in known and not path.is_file():
+        path = known[str(recipe)]
+    if not path.is_file():
+        close = difflib.get_close_matches(str(recipe), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of {', '.join(known)}"
+        raise ValueError(f"there is no recipe {recipe}; {hint}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" near line {line + 1}"
+        raise ValueError(f"{path} is not readable YAML{where}; write one key: value per line") from error
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path} holds no keys; a recipe begins with solver:, domain:, ...")
+    return dict(data)
+
+
+def read_recipe(recipe: str | os.PathLike | Mapping) -> Recipe:
+    """Read and check a recipe.
+
+    Parameters
+    ----------
+    recipe : path, name of a bundled recipe, or dict
+
+    Raises
+    ------
+    ValueError
+        With every mistake found: unknown keys (and what was probably meant), missing keys, values of the wrong kind.
+    """
+    data, mistakes = load_data(recipe), _Mistakes()
+    known = [*_REQUIRED, "initial", "coefficient", "times", *_OPTIONS]
+    for key in data:
+        if key not in known:
+            mistakes.append(f"there is no key {key}; {_hint(str(key), known)}")
+    for key in _REQUIRED:
+        if data.get(key) is None:
+            mistakes.append(f"the key {key} is missing; add for instance {key}: {_EXAMPLES[key]}")
+    solver = mistakes.of(_solver, data["solver"]) if data.get("solver") is not None else None
+    domain = mistakes.of(_domain, data["domain"]) if data.get("domain") is not None else None
+    options = {key: mistakes.of(read, data.get(key, default)) for key, (read, default) in _OPTIONS.items()}
+    samples = mistakes.of(_whole, data["samples"], "samples", 1) if data.get("samples") is not None else None
+    stationary = solver is not None and "times" not in inspect.signature(solver.solve).parameters
+    need, spare = (["coefficient"], ["initial", "times"]) if stationary else (["initial", "times"], ["coefficient"])
+    for key in need if solver else []:
+        if data.get(key) is None:
+            mistakes.append(f"the key {key} is missing; add for instance {key}: {_EXAMPLES[key]}")
+    for key in spare if solver else []:
+        if data.get(key) is not None:
+            mistakes.append(f"{solver.__name__} is {'stationary' if stationary else 'an evolution'} and has no {key}; remove it")
+    times = mistakes.of(_times, data["times"]) if data.get("times") is not None else None
+    if domain and solver:
+        resolution = mistakes.of(_resolution, data["resolution"], domain) if data.get("resolution") is not None else None
+        laws = {name: mistakes.of(_law, value, f"parameters.{name}") for name, value in (options["parameters"] or {}).items()}
+        arguments = mistakes.of(_arguments, data["solver"], solver, [*domain.names, *([] if stationary else ["t"]), *laws], mistakes) or {}
+        laws |= {name: value for name, value in arguments.items() if isinstance(value, Law)}
+        inputs = mistakes.of(_inputs, data.get("initial", data.get("coefficient")), solver, stationary, [*domain.names, *laws], mistakes)
+    mistakes.refuse(recipe)
+    fields_, itemsize = (
+        (1 + len(solver.fields)) if stationary else len(solver.fields) * len(times),
+        4 if options["dtype"] == "float32" else 8,
+    )
+    fit = max(1, _SHARD_BYTES // (fields_ * math.prod(resolution) * itemsize))
+    batch = options["batch"] or min(_LARGEST_BATCH, fit)
+    plain = {key: data[key] for key in (*_REQUIRED, *need)} | {key: options[key] for key in _OPTIONS} | {"batch": batch}
+    plain |= {"resolution": list(resolution), "samples": samples}
+    return Recipe(
+        solver.__name__,
+        arguments,
+        domain,
+        inputs,
+        times,
+        resolution,
+        samples,
+        options["seed"],
+        batch,
+        options["checked"],
+        options["dt"],
+        options["dtype"],
+        laws,
+        plain,
+    )
+
+
+class _Mistakes(list):
+    """What is wrong with a recipe."""
+
+    def of(self, read, *arguments):
+        """Return what `read` makes of the arguments, or note its complaint."""
+        try:
+            return read(*arguments)
+        except ValueError as error:
+            self.append(str(error))
+            return None
+
+    def refuse(self, recipe) -> None:
+        if self:
+            name = "the recipe" if isinstance(recipe, Mapping) else f"recipe {recipe}"
+            many = f" has {len(self)} mistakes" if len(self) > 1 else ""
+            raise ValueError(f"{name}{many}: " + "; also, ".join(self))
+
+
+def _hint(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def _whole(value, what: str, lowest: int) -> int:
+    number = constant(value, what)
+    if number != int(number) or number < lowest or number >= 1 << 32:
+        raise ValueError(f"{what} is {value!r}; give a whole number of at least {lowest}")
+    return int(number)
+
+
+def _dtype(value) -> str:
+    if value not in ("float32", "float64"):
+        raise ValueError(f"dtype is {value!r}; choose float32 or float64")
+    return value
+
+
+def _step(value) -> float | None:
+    step = None if value is None else constant(value, "dt")
+    if step is not None and step <= 0:
+        raise ValueError(f"dt is {value!r}; give a positive time step, or leave it out")
+    return step
+
+
+def _keys(value) -> dict:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"parameters is {value!r}; give names with laws, for instance {{amplitude: {{uniform: [0.1, 0.2]}}}}")
+    return dict(value)
+
+
+_OPTIONS = {  # key: (reader, default)
+    "parameters": (_keys, {}),
+    "seed": (lambda value: _whole(value, "seed", 0), 0),
+    "dt": (_step, None),
+    "dtype": (_dtype, "float32"),
+    "batch": (lambda value: None if value is None else _whole(value, "batch", 1), None),
+    "checked": (lambda value: _whole(value, "checked", 0), 2),
+    "title": (str, ""),
+    "references": (str, ""),
+}
+
+
+def _public(name, what: str, method: str):
+    """Return the class of `opkernels.solvers` with this name; only public names are looked up."""
+    found = {known: getattr(solvers, known) for known in solvers.__all__}
+    found = {known: value for known, value in found.items() if hasattr(value, method)}
+    if name not in found:
+        raise ValueError(f"{what} is {name!r}; {_hint(str(name), found)}")
+    return found[name]
+
+
+def _solver(value):
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise ValueError(f"solver is {value!r}; give its name and arguments, for instance {_EXAMPLES['solver']}")
+    return _public(value["name"], "solver.name", "solve")
+
+
+def _domain(value) -> Domain:
+    if isinstance(value, Mapping) and len(shape := {"periodic", "box", "axes"} & set(value)) == 1:
+        kind = shape.pop()
+        if kind == "axes":
+            axes = [
+                dict(a) | {end: constant(a[end], f"domain.axes.{end}") for end in ("lower", "upper") if end in a} for a in value["axes"]
+            ]
+            return Domain.from_dict({"axes": axes})
+        if isinstance(value[kind], (list, tuple)) and value[kind]:
+            lengths = [constant(length, f"domain.{kind}") for length in value[kind]]
+            rest = {key: value[key] for key in value if key != kind}
+            if set(rest) <= ({"names"} if kind == "periodic" else {"names", "points"}):
+                return Domain.periodic(*lengths, **rest) if kind == "periodic" else Domain.box(*lengths, **rest)
+    raise ValueError(f"domain is {value!r}; give {{periodic: [Lx, Ly]}}, {{box: [Lx, Ly], points: cell}} or axes with lower and upper")
+
+
+def _resolution(value, domain: Domain) -> tuple[int, ...]:
+    sizes = [value] * domain.ndim if isinstance(value, (int, str)) else list(value)
+    return domain.grid(*(_whole(size, "resolution", 2) for size in sizes)).shape
+
+
+def _times(value) -> tuple[float, ...]:
+    if isinstance(value, Mapping):
+        if not {"stop", "count"} <= set(value) <= {"start", "stop", "count"}:
+            raise ValueError(f"times is {value!r}; give start (0 if left out), stop and count, or a list")
+        start, stop = constant(value.get("start", 0), "times.start"), constant(value["stop"], "times.stop")
+        count = _whole(value["count"], "times.count", 2)
+        times = [start + (stop - start) * i / (count - 1) for i in range(count)]
+    elif isinstance(value, (list, tuple)) and value:
+        times = [constant(time, "times") for time in value]
+    else:
+        raise ValueError(f"times is {value!r}; give {_EXAMPLES['times']} or a list of times")
+    if times[0] < 0 or any(b <= a for a, b in zip(times[:-1], times[1:], strict=True)):
+        raise ValueError(f"times run from {times[0]:g} to {times[-1]:g}; they start at 0 or later and increase")
+    return tuple(times)
+
+
+def _law(value, what: str) -> Law:
+    if isinstance(value, Mapping) and len(value) == 1:
+        kind, numbers = next(iter(value.items()))
+        if kind in ("uniform", "loguniform", "choice") and isinstance(numbers, (list, tuple)) and numbers:
+            values = tuple(constant(number, what) for number in numbers)
+            bounded = len(values) == 2 and values[0] < values[1] and (kind == "uniform" or values[0] > 0)
+            if kind == "choice" or bounded:
+                return Law(kind, values)
+    raise ValueError(
+        f"{what} is {value!r}; give {{uniform: [low, high]}}, {{loguniform: [low, high]}} with 0 < low < high, or {{choice: [a, b]}}"
+    )
+
+
+def _value(value, what: str, names: list[str]):
+    """Read a value: number, law, expression, random field, or plain data that a solver takes as it is."""
+    if isinstance(value, Mapping):
+        return _random_field(value, what, names) if "name" in value else _law(value, what)
+    if isinstance(value, (list, tuple)):
+        return tuple(_value(item, what, names) for item in value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.isidentifier() and value not in (*names, "pi"):
+        return value  # an option such as method: IFAB4
+    try:
+        return constant(value, what)
+    except ValueError:
+        return Expression(value, names) if isinstance(value, str) else constant(value, what)
+
+
+def _random_field(value: Mapping, what: str, names: list[str]) -> RandomField:
+    kind = _public(value["name"], f"{what}.name", "sample")
+    arguments = {key: value[key] for key in value if key not in ("name", "transform")}
+    _check_arguments(kind, arguments, what)
+    transform = Expression(value["transform"], ["value", *names]) if "transform" in value else None
+    return RandomField(kind.__name__, {key: _value(item, f"{what}.{key}", []) for key, item in arguments.items()}, transform)
+
+
+def _check_arguments(kind, arguments: Mapping, what: str) -> None:
+    """Refuse keyword arguments that a class does not take, and a lack of those it needs."""
+    known = {name: p for name, p in inspect.signature(kind).parameters.items() if name != "domain"}
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"{kind.__name__} takes no {what}.{name}; {_hint(name, known)}")
+    missing = [name for name, p in known.items() if p.default is inspect.Parameter.empty and name not in arguments]
+    if missing:
+        raise ValueError(f"the key {what}.{missing[0]} is missing; {kind.__name__} needs it")
+
+
+def _arguments(value: Mapping, solver, names: list[str], mistakes: _Mistakes) -> dict:
+    arguments = {key: value[key] for key in value if key != "name"}
+    _check_arguments(solver, arguments, "solver")
+    return {key: mistakes.of(_value, item, f"solver.{key}", names) for key, item in arguments.items()}
+
+
+def _inputs(value, solver, stationary: bool, names: list[str], mistakes: _Mistakes) -> dict:
+    """Return what each field starts from: one form for a solver of one field, else one by name."""
+    wanted = ("coefficient",) if stationary else solver.fields
+    by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}
+    if not by_name and len(wanted) > 1:
+        raise ValueError(f"initial is {value!r}; give one for each of {', '.join(wanted)}")
+    forms = value if by_name else {wanted[0]: value}
+    if set(forms) != set(wanted):
+        raise ValueError(f"initial names the fields {', '.join(forms)}; {solver.__name__} has {', '.join(wanted)}")
+    read = {name: mistakes.of(_value, forms[name], f"initial.{name}" if by_name else "initial", names) for name in wanted}
+    for name, form in read.items():
+        if form is not None and not isinstance(form, (float, Law, Expression, RandomField)):
+            mistakes.append(f"the initial {name} is {form!r}; give a number, an expression of {', '.join(names)}, or a random field")
+    return read
