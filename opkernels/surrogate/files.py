@@ -6,6 +6,7 @@ with. A user's own module has no such name: it is passed to `load`, which only f
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,6 +163,8 @@ def _describe_model(model: nn.Module) -> dict:
 
 
 def _plain(value):
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -204,14 +204,20 @@ class Surrogate:
             Physical units.
         """
         grid = grid or self.domain.grid_of(x)
-        if parameters is not None:
-            parameters = self.parameters.apply(parameters)
-        y = call_model(self.model, self.normalization.apply(x), parameters, grid, output_shape)
-        y = self.output_normalization.invert(y).unflatten(1, (self.bundle, len(self.outputs)))
+        y = self.raw(x, parameters, grid=grid, output_shape=output_shape)
+        y = self.output_normalization.invert(y.to(x.dtype)).unflatten(1, (self.bundle, len(self.outputs)))
         if self.target == "increment":
             base = x[:, self._slots]
             y = y + (base if output_shape is None else resample(base, grid, tuple(output_shape)))[:, None]
         return y
+
+    def raw(
+        self, x: Tensor, parameters: Tensor | None = None, *, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return what the model itself answers (B, bundle * C_out, *spatial), normalized, for physical x and parameters."""
+        grid = grid or self.domain.grid_of(x)
+        parameters = None if parameters is None else self.parameters.apply(parameters)
+        return call_model(self.model, self.normalization.apply(x), parameters, grid, output_shape)
 
     def feed(self, x: Tensor, frame: Tensor) -> Tensor:
         """Return the next input (B, C_in, *spatial): `x` with the predicted fields replaced by `frame` (B, C_out, *spatial)."""

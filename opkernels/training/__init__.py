@@ -1,1 +1,7 @@
-"""Training: configuration, the loop, regimes, checkpoints."""
+"""Training: configurations, one loop, regimes, checkpoints that resume to the same bits."""
+
+from opkernels.training.config import Config, read_config
+from opkernels.training.loop import Options, fit
+from opkernels.training.regimes import Regime
+
+__all__ = ["Config", "Options", "Regime", "fit", "read_config"]
