@@ -70,6 +70,21 @@ COMMANDS = (
         "opkernels generate --list",
     ),
     Command(
+        "train",
+        "train a model on a dataset, or go on with a run that was cut off",
+        "training.commands:run",
+        (
+            arg("config", metavar="CONFIG", help="a YAML file, or the folder of a run to go on with"),
+            arg("overrides", nargs="*", metavar="key=value", help="change a value of the file: training.lr=3e-4, model.n_modes=[16,16]"),
+            arg("--resume", action="store_true", help="go on with the run in the folder, bit by bit what it would have become"),
+            arg("--quiet", action="store_true", help="print nothing"),
+        ),
+        "opkernels train ns2d.yaml training.epochs=20 run_dir=runs/short\n"
+        "opkernels train runs/short --resume\n"
+        "opkernels train ns2d.yaml 'training.seeds=[0,1,2]'\n"
+        "torchrun --nproc-per-node 2 -m opkernels train ns2d.yaml",
+    ),
+    Command(
         "inspect",
         "say what is in a dataset: fields, domain, times, parameters, provenance",
         "datasets.inspection:run",
