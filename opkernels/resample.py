@@ -134,14 +134,17 @@ def _transfer(source: Axis, n: int, target: Axis, m: int, device) -> Tensor:
 
 
 def _fourier(source: Axis, n: int, target: Axis, m: int) -> Tensor:
-    """Dirichlet kernel (1/n) sum_k w_k cos(2 pi k (y - x) / L) over the modes both grids carry."""
-    top = min(n, m) // 2
-    k = torch.arange(top + 1, dtype=torch.float64)
-    # An unpaired Nyquist mode: halved on both signs when refining, folded together when coarsening.
-    nyquist = 1.0 if min(n, m) % 2 == 0 and m >= n else 2.0
-    weight = torch.where(k == 0, 1.0, torch.where(k == top, nyquist, 2.0)).double() / n
-    x = 2 * math.pi / n * (torch.arange(n, dtype=torch.float64) + source.offset)
+    """Modes that both grids carry, from n samples to m."""
     y = 2 * math.pi / m * (torch.arange(m, dtype=torch.float64) + target.offset)
+    # An unpaired Nyquist mode: halved on both signs when refining, folded together when coarsening.
+    return _dirichlet(source, n, y, min(n, m) // 2, 1.0 if min(n, m) % 2 == 0 and m >= n else 2.0)
+
+
+def _dirichlet(axis: Axis, n: int, y: Tensor, top: int, nyquist: float) -> Tensor:
+    """Kernel (1/n) sum_k w_k cos(k (y - x)) between angles y and the n samples x: k = 0 .. top, w = 1, 2, ..., 2, nyquist."""
+    k = torch.arange(top + 1, dtype=torch.float64)
+    weight = torch.where(k == 0, 1.0, torch.where(k == top, nyquist, 2.0)).double() / n
+    x = 2 * math.pi / n * (torch.arange(n, dtype=torch.float64) + axis.offset)
     kx, ky = k[:, None] * x, y[:, None] * k
     return (ky.cos() * weight) @ kx.cos() + (ky.sin() * weight) @ kx.sin()
 

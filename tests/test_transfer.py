@@ -1,0 +1,80 @@
+"""The resolution contract: every layer and every model is one operator on all grids.
+
+Each row of `SPECTRAL` must meet the bounds of `opkernels.certify` in float64 and float32 and commute
+with shifts; each row of `FINITE_ORDER` meets the order or the figure it states. Add a row for every
+layer and model. The last tests show that modules which depend on the grid do not pass.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import opkernels as ok
+from opkernels import Axis, Domain
+from opkernels.layers import ChannelMLP, SpectralConv
+from opkernels.models import FNO
+
+LINE = Domain.periodic(3.0)
+TORUS = Domain.periodic(2 * math.pi, 3.0)
+CELLS = Domain((Axis(-1, 1, periodic=True, points="cell"), Axis(0, 3, periodic=True, points="node")))
+SPACE = Domain.periodic(1.0, 2.0, 1.5)
+BOX = Domain.box(1.0, 2.0)
+
+SMALL = {"hidden_channels": 8, "n_layers": 2}
+
+# name, module from (domain, in_channels, out_channels), domain, more arguments of certify
+SPECTRAL = [
+    ("SpectralConv", lambda d, i, o: SpectralConv(i, o, (8, 12)), TORUS, {}),
+    ("SpectralConv 1-D", lambda d, i, o: SpectralConv(i, o, (9,)), LINE, {}),
+    ("ChannelMLP", lambda d, i, o: ChannelMLP(i, o, 8), TORUS, {}),
+    ("FNO", lambda d, i, o: FNO(d, i, o, n_modes=(12, 8), **SMALL), TORUS, {}),
+    ("FNO on cells", lambda d, i, o: FNO(d, i, o, n_modes=(8, 12), **SMALL), CELLS, {}),
+    ("FNO 1-D", lambda d, i, o: FNO(d, i, o, n_modes=(16,), **SMALL), LINE, {}),
+    ("FNO 3-D", lambda d, i, o: FNO(d, i, o, n_modes=(6, 5, 4), hidden_channels=4, n_layers=2), SPACE, {}),
+    ("FNO with norm", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), norm="group_norm", **SMALL), TORUS, {}),
+    ("FNO with parameters", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), n_parameters=2, **SMALL), TORUS, {"parameters": torch.ones(1, 2)}),
+]
+FINITE_ORDER = [
+    # On walls FNO's period ends in a jump: it converges, at the rate of that jump.
+    ("FNO in a box", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
+]
+
+
+def built(build, domain):
+    torch.manual_seed(0)
+    return build(domain, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("build, domain, options", [row[1:] for row in SPECTRAL], ids=[row[0] for row in SPECTRAL])
+def test_spectral_modules_are_one_operator(build, domain, options, dtype):
+    report = ok.certify(built(build, domain), domain, 2, dtype=dtype, equivariant=True, **options)
+    assert report.passed, report.table()
+
+
+@pytest.mark.parametrize("build, domain, options", [row[1:] for row in FINITE_ORDER], ids=[row[0] for row in FINITE_ORDER])
+def test_modules_of_finite_order_meet_what_they_state(build, domain, options):
+    report = ok.certify(built(build, domain), domain, 2, **options)
+    assert report.passed, report.table()
+
+
+def test_a_convolution_in_pixels_fails():
+    report = ok.certify(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), TORUS, 2, equivariant=True)
+    assert not report.passed and report.errors[64, 64] > 0.01
+    assert report.equivariance < 1e-10  # it commutes with shifts; what it lacks is a meaning in units of length
+
+
+@pytest.mark.parametrize("positions, culprit", [("grid", (64, 64)), (None, (65, 63))])
+def test_neuraloperators_fno_fails(positions, culprit):
+    """Its ramp of positions is a sawtooth on a torus; without one, odd sizes of a leading axis go wrong."""
+    neuralop = pytest.importorskip("neuralop.models")
+    torch.manual_seed(0)
+    model = neuralop.FNO(n_modes=(12, 12), in_channels=2, out_channels=3, hidden_channels=8, n_layers=2, positional_embedding=positions)
+    report = ok.certify(model, TORUS, 2, dtype=torch.float32, shapes=[(64, 64), (65, 63), (128, 128)])
+    assert not report.passed and report.errors[culprit] > 5e-4
+    if positions is None:
+        assert report.errors[64, 64] < 3e-5
+    else:
+        assert report.equivariance > 1e-2
