@@ -188,11 +188,12 @@ def read_config(source: Path | str | Mapping, overrides: Sequence[str] = ()) -> 
     config = _build(Config, raw, "", mistakes)
     if config is not None:
         _cross_check(config, mistakes)
-    if isinstance(raw.get("model"), Mapping) and isinstance(raw["model"].get("name", "FNO"), str):
+    model = raw.get("model") or {"arguments": {}}
+    if isinstance(model, Mapping) and isinstance(model.get("name", "FNO"), str):
         from opkernels.training.build import mistakes_in_model
 
-        arguments = {key: value for key, value in raw["model"]["arguments"].items() if isinstance(key, str)}
-        mistakes += mistakes_in_model(Model(raw["model"].get("name", "FNO"), arguments))
+        arguments = {key: value for key, value in model.get("arguments", {}).items() if isinstance(key, str)}
+        mistakes += mistakes_in_model(Model(model.get("name", "FNO"), arguments))
     if mistakes:
         many = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ValueError(f"{where} has {many}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{where} has {many}:", *mistakes]))
