@@ -38,6 +38,8 @@ from opkernels.solvers.spectral import Modes, SpectralSolver, parameter, sample_
 
 __all__ = ["NavierStokes2D"]
 
+_CACHE_BYTES = 1 << 21
+
 
 class NavierStokes2D(SpectralSolver):
     """Vorticity equation on a periodic rectangle; module docstring for the equation and symbols.
@@ -164,6 +166,16 @@ def _inverse(k2: Tensor) -> Tensor:
     return torch.where(k2 > 0, 1 / torch.where(k2 > 0, k2, 1.0), 0.0)
 
 
+class _Workspace:
+    """Buffers of the nonlinear term for a group of samples."""
+
+    def __init__(self, problem: _Vorticity, samples: int):
+        rows, n = problem.modes.grid.shape
+        self.velocity = torch.empty_like(problem.to_velocity).repeat(samples, 1, 1, 1)
+        self.padded = problem.to_velocity.new_zeros(samples, 2, rows, n // 2 + 1)
+        self.inner = self.padded[..., : problem.modes.columns].mT
+
+
 class _Vorticity:
     """The vorticity equation bound to a grid and a batch: its symbol, nonlinear term and rate.
 
@@ -184,8 +196,10 @@ class _Vorticity:
         self.flow = torch.tensor(solver.mean_flow, device=w.device, dtype=w.dtype)[:, None, None]
         self.moving = any(solver.mean_flow)
         self.kmax = tuple(2 * math.pi / length * ((n - 1) // 3) for length, n in zip(grid.domain.extent, grid.shape, strict=True))
-        self.padded = self.to_velocity.new_zeros(batch, 2, grid.shape[0], grid.shape[1] // 2 + 1)
-        self.products = w.new_empty(batch, 2, *grid.shape)
+        self.group = batch
+        if w.device.type == "cpu":  # fields, products and spectra of a group of samples stay in the cache
+            self.group = min(batch, max(1, _CACHE_BYTES // (8 * math.prod(grid.shape) * w.element_size())))
+        self.workspaces: dict[int, _Workspace] = {}
         forcing = sample_forcing(solver.forcing, "NavierStokes2D", grid, device=w.device, dtype=w.dtype, batch=batch)
         self.steady = self.encode(forcing) if isinstance(forcing, Tensor) else None
         self.forcing = forcing if callable(forcing) and self.steady is None else None
@@ -200,29 +214,42 @@ class _Vorticity:
 
     def velocity(self, w_hat: Tensor) -> Tensor:
         """Return u and v on the grid, (B, 2, N_x, N_y)."""
+        n, columns = self.modes.grid.shape[-1], self.modes.columns
         flow = torch.fft.ifft(w_hat * self.to_velocity, dim=-1, norm="forward").mT
-        if flow.requires_grad:
-            flow = torch.nn.functional.pad(flow, (0, self.padded.shape[-1] - flow.shape[-1]))
-        else:
-            self.padded[..., : flow.shape[-1]] = flow
-            flow = self.padded
-        flow = torch.fft.irfft(flow, n=self.modes.grid.shape[-1], dim=-1, norm="forward")
+        flow = torch.fft.irfft(torch.nn.functional.pad(flow, (0, n // 2 + 1 - columns)), n=n, dim=-1, norm="forward")
         return flow + self.flow if self.moving else flow
 
-    def nonlinear(self, w_hat: Tensor, t: float) -> Tensor:
-        """Return N̂ = (κ_x² - κ_y²) F(uv) + κ_x κ_y F(v² - u²) + f̂, dealiased."""
-        flow = self.velocity(w_hat)
-        u, v = flow[:, 0], flow[:, 1]
-        if flow.requires_grad:
-            products = torch.stack([u * v, v * v - u * u], dim=1)
-        else:
-            products = self.products
-            torch.mul(u, v, out=products[:, 0])
-            torch.mul(v, v, out=products[:, 1]).addcmul_(u, u, value=-1)
+    def transport(self, w_hat: Tensor) -> Tensor:
+        """Return -(u·∇ω) = (κ_x² - κ_y²) F(uv) + κ_x κ_y F(v² - u²), dealiased; differentiable."""
+        u, v = self.velocity(w_hat).unbind(dim=1)
+        products = torch.stack([u * v, v * v - u * u], dim=1)
         spectra = torch.fft.rfft(products, dim=-1, norm="forward")[..., : self.modes.columns]
         spectra = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward").mT)
         p, q = self.from_products
-        result = torch.view_as_complex((spectra[:, :1] * p).addcmul_(spectra[:, 1:], q))
+        return torch.view_as_complex(spectra[:, :1] * p + spectra[:, 1:] * q)
+
+    def transport_in_place(self, w_hat: Tensor) -> Tensor:
+        """Return what `transport` returns, group by group, writing over whatever is no longer needed."""
+        out = torch.empty_like(w_hat)
+        for start in range(0, len(w_hat), self.group):
+            w, target = w_hat[start : start + self.group], out[start : start + self.group]
+            space = self.workspaces.get(len(w)) or self.workspaces.setdefault(len(w), _Workspace(self, len(w)))
+            torch.mul(w, self.to_velocity, out=space.velocity)
+            space.inner.copy_(torch.fft.ifft(space.velocity, dim=-1, norm="forward"))
+            flow = torch.fft.irfft(space.padded, n=self.modes.grid.shape[-1], dim=-1, norm="forward")
+            u, v = (flow.add_(self.flow) if self.moving else flow).unbind(dim=1)
+            product = u * v
+            v.mul_(v).addcmul_(u, u, value=-1)
+            u.copy_(product)
+            spectra = torch.fft.rfft(flow, dim=-1, norm="forward").narrow(-1, 0, self.modes.columns)
+            del product, flow, u, v  # memory still in the cache is handed to the next transform
+            first, second = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward").mT).unbind(dim=1)
+            torch.mul(first, self.from_products[0], out=torch.view_as_real(target)[:, 0]).addcmul_(second, self.from_products[1])
+        return out
+
+    def nonlinear(self, w_hat: Tensor, t: float) -> Tensor:
+        """Return the transport and the forcing."""
+        result = self.transport(w_hat) if w_hat.requires_grad else self.transport_in_place(w_hat)
         if self.steady is not None:
             result = result + self.steady
         if self.forcing is not None:
