@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["COEFFICIENT_LAWS", "Parameter", "evaluate", "log_normal", "two_phase"]
+__all__ = ["COEFFICIENT_LAWS", "Parameter", "evaluate", "log_normal", "takes_time", "two_phase"]
 
 Parameter = float | Tensor | Callable[..., Tensor]
 
@@ -40,6 +41,11 @@ def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"a coefficient law got {name}={value!r}; a coefficient is positive and finite")
+
+
+def takes_time(value: Parameter, ndim: int) -> bool:
+    """Whether a parameter is a function of the time after the `ndim` coordinates."""
+    return callable(value) and len(inspect.signature(value).parameters) > ndim
 
 
 def evaluate(value: Parameter, points: Tensor, batch: int, who: str, name: str, time: float | None = None) -> Tensor:
@@ -85,5 +91,6 @@ def evaluate(value: Parameter, points: Tensor, batch: int, who: str, name: str, 
             return value.to(points).reshape(-1, *shape)
     got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
     raise ValueError(
-        f"{who} got {name} = {got} for a batch of {batch} on a grid {shape}; give a number, one per sample ({batch},), or a function of the coordinates"
+        f"{who} got {name} = {got} for a batch of {batch} on a grid {shape}; "
+        f"give a number, one per sample ({batch},), or a function of the coordinates"
     )

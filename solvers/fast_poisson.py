@@ -110,7 +110,8 @@ class Eigenbasis:
                 continue
             if (axis.points, low, high) not in _ROWS:
                 raise ValueError(
-                    f'no fast transform has {low} / {high} walls on axis {axis.name} sampled at "{axis.points}"; use points="cell" or "endpoint"'
+                    f'no fast transform has {low} / {high} walls on axis {axis.name} sampled at "{axis.points}"; '
+                    'use points="cell" or "endpoint"'
                 )
             dropped = sum(_ROWS[axis.points, low, high][2:])
             if n <= dropped:
@@ -158,23 +159,30 @@ class Eigenbasis:
         """Eigenvalues of the negative Laplacian: of second differences, or κ² where `exact`."""
         return _eigenvalues(self, exact, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Coefficients of x (..., *shape); complex half spectrum where an axis is periodic."""
-        if self.weighted:
+    def multiplicity(self, device=None, dtype=None) -> Tensor:
+        """How many modes each coefficient stands for (2 for one of a pair of conjugates), broadcastable."""
+        return _multiplicity(self, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, *, orthogonal: bool = False) -> Tensor:
+        """Coefficients of x (..., *shape); complex half spectrum where an axis is periodic.
+
+        `orthogonal` leaves out the roots of `weights`, with which sums over coefficients are integrals.
+        """
+        if self.weighted and not orthogonal:
             x = x * _root_weights(self, device=x.device, dtype=x.dtype)
         for a, row in enumerate(self._rows):
             if row is not None:
                 x = transform(x, row[0], a - self.grid.ndim)
         return torch.fft.rfftn(x, dim=self._periodic, norm="ortho") if self._periodic else x
 
-    def inverse(self, c: Tensor) -> Tensor:
+    def inverse(self, c: Tensor, *, orthogonal: bool = False) -> Tensor:
         """Values (..., *shape) of the function with coefficients c."""
         if self._periodic:
             c = torch.fft.irfftn(c, s=[self.shape[a] for a in self._periodic], dim=self._periodic, norm="ortho")
         for a, row in enumerate(self._rows):
             if row is not None:
                 c = transform(c, INVERSE[row[0]], a - self.grid.ndim)
-        return c / _root_weights(self, device=c.device, dtype=c.dtype) if self.weighted else c
+        return c / _root_weights(self, device=c.device, dtype=c.dtype) if self.weighted and not orthogonal else c
 
 
 @table
@@ -202,6 +210,16 @@ def _axis_wavenumbers(basis: Eigenbasis, a: int, device) -> Tensor:
         i = torch.arange(n, dtype=torch.float64, device=device)
         k = 2 * math.pi / length * torch.where(2 * i >= n, i - n, i)
     return k.reshape([-1 if b == a else 1 for b in range(basis.grid.ndim)])
+
+
+@table
+def _multiplicity(basis: Eigenbasis, device) -> Tensor:
+    if not basis._periodic:
+        return torch.ones((1,) * basis.grid.ndim, dtype=torch.float64, device=device)
+    n = basis.shape[basis._periodic[-1]]
+    k = torch.arange(n // 2 + 1, device=device)
+    twice = 2 - ((k == 0) | (2 * k == n)).to(torch.float64)
+    return twice.reshape([-1 if a - basis.grid.ndim == basis._periodic[-1] else 1 for a in range(basis.grid.ndim)])
 
 
 @table
