@@ -2,5 +2,6 @@
 
 from opkernels.layers.channel_mlp import ChannelMLP
 from opkernels.layers.spectral import SpectralConv
+from opkernels.layers.tensorized import FactorizedSpectralConv
 
-__all__ = ["ChannelMLP", "SpectralConv"]
+__all__ = ["ChannelMLP", "FactorizedSpectralConv", "SpectralConv"]

@@ -2,9 +2,10 @@
 
 from opkernels.models.arguments import remember_arguments
 from opkernels.models.fno import FNO
+from opkernels.models.tfno import TFNO
 from opkernels.models.unet import UNet
 
-__all__ = ["FNO", "UNet"]
+__all__ = ["FNO", "TFNO", "UNet"]
 
 for _name in __all__:  # so that a file can name each by plain data
     remember_arguments(globals()[_name])

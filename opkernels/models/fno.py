@@ -11,13 +11,43 @@ References: Li et al., "Fourier Neural Operator for Parametric Partial Different
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from opkernels.domains import Domain
 from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Backbone, Block
+from opkernels.transforms import Modes
 
-__all__ = ["FNO"]
+__all__ = ["FNO", "mode_set"]
+
+_MODE_RULES = {
+    "symmetric": Modes.symmetric,
+    "neuraloperator": functools.partial(Modes.neuraloperator, nyquist=True),
+    "neuraloperator without nyquist": functools.partial(Modes.neuraloperator, nyquist=False),
+}
+
+
+def mode_set(domain: Domain, n_modes: Sequence[int] | int, rule: str) -> Modes:
+    """Return the wave numbers that `n_modes` and a rule name on a domain; refuse what does not fit.
+
+    Parameters
+    ----------
+    domain : Domain
+        Axes at "node" or "cell" points.
+    n_modes : sequence of int
+        One number per axis, both signs counted.
+    rule : {"symmetric", "neuraloperator", "neuraloperator without nyquist"}
+        "symmetric": |k| <= (n_modes - 1)//2, and nothing that is not the same on every grid. The others keep
+        neuraloperator's unpaired rows, with or without the Nyquist rows of grids of n_modes samples and fewer.
+    """
+    domain.require_fft("a model of spectral convolutions")
+    n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+    if len(n_modes) != domain.ndim:
+        raise ValueError(f"got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
+    if rule not in _MODE_RULES:
+        raise ValueError(f"got mode_rule={rule!r}; choose one of {', '.join(_MODE_RULES)}")
+    return _MODE_RULES[rule](n_modes)
 
 
 class FNO(Backbone):
@@ -49,6 +79,8 @@ class FNO(Backbone):
         Width of the first and last pointwise networks over `hidden_channels`; 0 for single matrices.
     block : Block or mapping
         Skips, channel MLP and order of the parts of a block.
+    mode_rule : {"symmetric", "neuraloperator", "neuraloperator without nyquist"}
+        Which wave numbers `n_modes` means (`mode_set`); leave it, except for weights carried over.
 
     Raises
     ------
@@ -82,17 +114,15 @@ class FNO(Backbone):
         lifting_channel_ratio: float = 2,
         projection_channel_ratio: float = 2,
         block: Block | Mapping = Block(),  # noqa: B008 frozen
+        mode_rule: str = "symmetric",
     ):
-        domain.require_fft("FNO")
-        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
-        if len(n_modes) != domain.ndim:
-            raise ValueError(f"FNO got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
+        modes = mode_set(domain, n_modes, mode_rule)
         super().__init__(
             domain,
             in_channels,
             out_channels,
             hidden_channels=hidden_channels,
-            convs=[SpectralConv(hidden_channels, hidden_channels, n_modes) for _ in range(n_layers)],
+            convs=[SpectralConv(hidden_channels, hidden_channels, n_modes, modes=modes) for _ in range(n_layers)],
             n_parameters=n_parameters,
             activation=activation,
             norm=norm,
