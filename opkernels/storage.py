@@ -94,8 +94,9 @@ def _read(path: Path | str) -> tuple[int, dict]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; check the name")
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # A safetensors file is the header's length in eight bytes, any bytes, and then "{".
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise ValueError(
             f"{path} is a pickle (torch.save writes such files), and reading one can run code; "
             "pass its weights to the model yourself and store it with opkernels.save"

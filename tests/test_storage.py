@@ -55,6 +55,15 @@ def test_damage_anywhere_is_noticed(tmp_path, tensors):
             read_tensors(path)
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path):
+    seen = set()
+    for n in range(1, 40):  # the first byte is the header's length modulo 256, in steps of 8
+        write_tensors(tmp_path / "f.safetensors", {"w": torch.ones(1)}, {"pad": "x" * 8 * n})
+        assert read_tensors(tmp_path / "f.safetensors")[1]["pad"] == "x" * 8 * n
+        seen.add((tmp_path / "f.safetensors").read_bytes()[0])
+    assert 0x80 in seen
+
+
 def test_pickles_foreign_and_missing_files_are_refused(tmp_path):
     from safetensors.torch import save_file
 

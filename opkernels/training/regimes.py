@@ -117,11 +117,11 @@ def predicted_frames(surrogate: Surrogate, x: Tensor, parameters: Tensor | None,
     """
     frames = []
     for call in range(unroll):
-        warming = last_only and call < unroll - 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not warming):
+        more = call < unroll - 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (last_only and more)):
             y = surrogate.forward(x, parameters)
         frames.append(y)
-        x = surrogate.feed(x, y[:, -1])
+        x = surrogate.feed(x, y[:, -1]) if more else x
     return frames[-1] if last_only else torch.cat(frames, dim=1)
 
 

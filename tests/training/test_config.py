@@ -56,7 +56,14 @@ def test_overridden_booleans_are_booleans(text, value):
 def test_overrides_reach_every_depth():
     c = read_config(
         GOOD,
-        ["training.lr=3e-4", "model.n_modes=[8, 8]", "data.split.test=0", "model.block.skip=linear", "data.generate.recipe=ns", "run_dir=x=y"],
+        [
+            "training.lr=3e-4",
+            "model.n_modes=[8, 8]",
+            "data.split.test=0",
+            "model.block.skip=linear",
+            "data.generate.recipe=ns",
+            "run_dir=x=y",
+        ],
     )
     assert c.training.lr == 3e-4 and c.model.arguments["n_modes"] == [8, 8] and c.data.split.test == 0.0
     assert c.model.arguments["block"] == {"skip": "linear"} and c.data.generate.recipe == "ns" and c.run_dir == "x=y"

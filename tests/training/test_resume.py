@@ -1,0 +1,147 @@
+"""A run killed at any moment resumes to the same bits; two processes take the steps of one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from opkernels.storage import read_tensors
+
+SCRIPT = textwrap.dedent(
+    """
+    import os, sys
+    import numpy as np, torch, opkernels as ok
+    from torch import nn
+    from opkernels.training import Options, Regime, fit
+
+    torch.set_num_threads(1)
+    samples, precision, dropout = 14, sys.argv[2], sys.argv[3] == "dropout"
+    domain = ok.Domain.periodic(1.0, 1.0)
+    u = np.random.default_rng(0).standard_normal((samples, 4, 8, 6))
+    data = ok.Trajectories.from_arrays({"u": u}, domain, times=np.arange(4.0), parameters={"nu": np.linspace(1, 2, samples)})
+
+
+    class Dropping(nn.Module):  # draws random numbers while training
+        n_parameters = 1
+
+        def __init__(self):
+            super().__init__()
+            self.model = ok.models.FNO(domain, 1, 1, n_modes=(3, 3), hidden_channels=4, n_layers=1, n_parameters=1)
+
+        def forward(self, x, parameters, grid=None, output_shape=None):
+            if dropout:
+                x = nn.functional.dropout(x, 0.1, self.training)
+            return self.model(x, parameters=parameters, grid=grid)
+
+
+    def train(folder, epochs):
+        torch.manual_seed(1)
+        regime = Regime("unrolled", 2, noise=0.01, curriculum=0.5)
+        fit(Dropping(), data, epochs=epochs, batch_size=6, lr=1e-2, validation=0.2, run_dir=folder, resume=True, seed=5,
+            regime=regime, precision=precision, quiet=True, options=Options(shifts=True), on_start=lambda: print("started", flush=True))
+
+
+    if sys.argv[1] != "fork":
+        train(sys.argv[1], 3)
+    for folder in sys.stdin if sys.argv[1] == "fork" else ():  # every line a run in a child of its own, which may be killed
+        child = os.fork()
+        if not child:
+            train(folder.strip(), 40)
+            os._exit(0)
+        print(child, flush=True)
+        print("ended", os.waitpid(child, 0)[1], flush=True)
+    """
+)
+
+
+def start(script, *arguments, launcher=()):
+    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def final(folder):
+    tensors, header = read_tensors(folder / "last.safetensors")
+    return tensors, header["progress"]
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    nursery, epochs = start(tmp_path / "train.py", "fork", "float32", "dropout"), 40
+
+    def run(folder, patience=None):
+        """Run, and kill after `patience` seconds of training; return whether the run was cut off."""
+        nursery.stdin.write(f"{folder}\n")
+        nursery.stdin.flush()
+        lines = {nursery.stdout.readline().strip(), nursery.stdout.readline().strip()}
+        child = int(next(line for line in lines if line.isdigit()))
+        assert "started" in lines
+        if patience is not None:
+            time.sleep(patience)
+            os.kill(child, signal.SIGKILL)
+        return nursery.stdout.readline() == f"ended {int(signal.SIGKILL)}\n"
+
+    begin = time.perf_counter()
+    assert not run(tmp_path / "whole")
+    whole = time.perf_counter() - begin
+    rng, cut, reached = random.Random(0), 0, set()
+    for _ in range(10):
+        cut += run(tmp_path / "cut", rng.uniform(0.02, 0.2) * whole)
+        if (tmp_path / "cut" / "last.safetensors").exists():
+            reached.add(final(tmp_path / "cut")[1]["epoch"])
+    assert cut >= 5 and len(reached) >= 4, "the kills fell into the training"
+    assert not run(tmp_path / "cut")
+    finish(nursery)
+    (one, told), (other, said) = final(tmp_path / "whole"), final(tmp_path / "cut")
+    same_weights(one, other)  # weights and optimizer
+    assert told == said and said["stopped"] == "finished"
+    same_weights(read_tensors(tmp_path / "whole" / "best.safetensors")[0], read_tensors(tmp_path / "cut" / "best.safetensors")[0])
+    rows = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut")]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1] and len(rows[0]) == epochs
+    assert not [
+        p
+        for p in (tmp_path / "cut").iterdir()
+        if p.suffix != ".tmp" and p.name not in ("last.safetensors", "best.safetensors", "log.csv", "log.jsonl")
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    """14 samples, 11 to train on: the last batch of an epoch is smaller than the others, and odd."""
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    finish(start(script, tmp_path / "one", "float64", "plain"))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finish(start(script, tmp_path / "two", "float64", "plain", launcher=launcher))
+    (one, told), (two, said) = final(tmp_path / "one"), final(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-9)
+    assert said["best"] == pytest.approx(told["best"], rel=1e-6) and said["step"] == told["step"]
+
+
+def test_shares_of_a_batch_add_up():
+    from opkernels.training.parallel import Group
+
+    for size in (1, 2, 3, 5):
+        for n in (1, 2, 3, 7, 16):
+            groups = [Group(rank, size, torch.device("cpu")) for rank in range(size)]
+            seen = [i for g in groups if g.weight(n) for i in range(n)[g.share(n)]]
+            assert seen == list(range(n)) and sum(g.weight(n) for g in groups) == pytest.approx(1)
+            assert all(len(range(n)[g.share(n)]) > 0 for g in groups)
+            assert all(len(range(n)[g.share(n)]) == pytest.approx(n * g.weight(n)) for g in groups if g.weight(n))
