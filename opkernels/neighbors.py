@@ -462,10 +462,10 @@ def _ranges(x: Tensor, radius: float, batch: Tensor | None, cells: _Cells) -> tu
 class VerletList:
     """A neighbor list that is reused while it holds every pair within the support.
 
-    The list is built with radius H + skin and stays good while 2 max |x - x_build| <= skin (for two sets: the sum
-    of both maxima). A few of its pairs lie between H and H + skin: kernels that vanish beyond H need no filter,
+    The list is built with radius (1 + skin) H and stays good while 2 max |x - x_build| <= skin H (for two sets: the sum
+    of both maxima). Some of its pairs lie beyond H: kernels that vanish beyond H need no filter,
     otherwise `Neighbors.within` gives the exact list. Per-particle supports may change too; what they grow by is
-    taken off the skin.
+    taken off their skins.
 
     Parameters
     ----------
@@ -495,32 +495,33 @@ class VerletList:
         x, y = x.detach(), None if y is None else y.detach()
         support = support.detach() if isinstance(support, Tensor) else support
         if self._built is None or not self._holds(x, y, support):
-            margin = self.skin * (float(support.max()) if isinstance(support, Tensor) else support)
-            margin = self._room(margin, support)
-            pairs = radius_search(x, y, support=support, domain=self.domain, batch=batch, batch_y=batch_y, skin=margin, **self._options)
-            self._built = (pairs, x.clone(), None if y is None else y.clone(), support, margin)
+            wide = self._widened(support)
+            pairs = radius_search(x, y, support=wide, domain=self.domain, batch=batch, batch_y=batch_y, **self._options)
+            self._built = (pairs, x.clone(), None if y is None else y.clone(), wide)
             self.rebuilds += 1
         return self._built[0]
 
-    def _room(self, margin: float, support) -> float:
-        """Return the skin that half a period leaves room for."""
-        largest = float(support.max()) if isinstance(support, Tensor) else support
-        for axis in self.domain.axes if self.domain is not None else ():
-            if axis.periodic and largest <= axis.length / 2:
-                margin = min(margin, axis.length / 2 - largest)
-        return margin
+    def complete_within(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the support within which the present list has every pair at these positions: () or (N,)."""
+        pairs, x_build, y_build, wide = self._built
+        moved = _largest_move(x, x_build, pairs.periods)
+        return wide - (2 * moved if y is None else moved + _largest_move(y, y_build, pairs.periods))
 
-    def _holds(self, x: Tensor, y: Tensor | None, support) -> bool:
-        pairs, x_build, y_build, support_build, margin = self._built
+    def _widened(self, support: float | Tensor) -> float | Tensor:
+        """Add the skin, as far as half a period leaves room for it."""
+        room = min((a.length / 2 for a in self.domain.axes if a.periodic), default=math.inf) if self.domain is not None else math.inf
+        wide = (1 + self.skin) * support
+        if isinstance(support, Tensor):
+            return torch.maximum(support, wide.clamp(max=room))
+        return max(support, min(wide, room))
+
+    def _holds(self, x: Tensor, y: Tensor | None, support: float | Tensor) -> bool:
+        _, x_build, y_build, wide = self._built
         if x.shape != x_build.shape or x.dtype != x_build.dtype or (y is None) != (y_build is None):
             return False
-        if y is not None and y.shape != y_build.shape:
+        if (y is not None and y.shape != y_build.shape) or isinstance(support, Tensor) != isinstance(wide, Tensor):
             return False
-        moved = _largest_move(x, x_build, pairs.periods)
-        moved = 2 * moved if y is None else moved + _largest_move(y, y_build, pairs.periods)
-        growth = support - support_build
-        growth = growth.max() if isinstance(growth, Tensor) else growth
-        return bool(moved + growth <= margin)
+        return bool((support <= self.complete_within(x, y)).all())
 
 
 def _largest_move(x: Tensor, x_build: Tensor, periods: tuple[float, ...]) -> Tensor:

@@ -1,0 +1,365 @@
+"""Weakly compressible flow in two dimensions: delta-SPH with density diffusion, walls, and particle shifting.
+
+    drho_i/dt = rho_i sum_j V_j v_ij . grad W + delta h c sum_j V_j psi_ij . grad W
+    m_i dv_i/dt = sum_j V_i V_j F { [ -(p_i + p_j) + rho_0 alpha h c v_ij . x_ij / r^2 ] x_ij + 2 rho_0 nu v_ij } + m_i g
+    psi_ij = 2 (rho_j - rho_i) x_ji / r^2 - (G_i + G_j),   G_i = L_i sum_j V_j (rho_j - rho_i) grad W
+    L_i = [ sum_j V_j x_ji (x) grad W ]^-1,   grad W = F x_ij,   V = m / rho,   p = p(rho)
+
+Momentum is conserved to round-off (every pair force is antisymmetric bit for bit), angular momentum too without nu
+(the forces are central then), and pressure work balances compression exactly. In periodic or closed flows particles
+must be kept in order by `shifting`, or the vortices of Taylor and Green decay three times too fast.
+
+Sources: Antuono, Colagrossi and Marrone 2012 (https://doi.org/10.1016/j.cpc.2012.07.006); Sun, Colagrossi, Marrone and
+Zhang 2017, shifting (https://doi.org/10.1016/j.cma.2016.10.028); Morris, Fox and Zhu 1997, viscosity
+(https://doi.org/10.1006/jcph.1997.5776).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opkernels.domains import Domain
+from opkernels.neighbors import VerletList
+from opkernels.particles import ParticleSet
+from opkernels.solvers.sph.equations_of_state import Isothermal, Tait
+from opkernels.solvers.sph.kernels import Pairs, pair_geometry, smoothing_kernel
+from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
+from opkernels.solvers.sph.start import check_start, per_particle
+from opkernels.solvers.sph.walls import Walls
+
+__all__ = ["FlowRates", "WeaklyCompressibleSPH2D"]
+
+
+@dataclass(frozen=True, eq=False)
+class FlowRates:
+    """Accelerations (N, 2), rates of density (N,), pressures (N,), and the shift direction (N, 2) where asked for."""
+
+    acceleration: Tensor
+    density_rate: Tensor
+    pressure: Tensor
+    shift: Tensor | None
+
+
+class WeaklyCompressibleSPH2D:
+    """Delta-SPH in two dimensions, batched and differentiable.
+
+    Parameters
+    ----------
+    domain : Domain
+        Two axes, each periodic, or open, or closed by `walls`.
+    sound_speed : float
+        c, ten times the largest speed expected (or sqrt(g depth)), which keeps the density within 1 %.
+    rest_density : float
+        rho_0.
+    viscosity : float or Tensor, (B,)
+        Kinematic viscosity nu, or one for each simulation.
+    alpha : float
+        Artificial viscosity, nu = alpha c h / 8; 0.01 to 0.05 for inviscid flow, 0 beside a physical viscosity.
+    diffusion : float
+        Density diffusion delta; 0.1, or 0 for an exact balance of energy.
+    gravity : tuple of float
+        Constant acceleration.
+    forcing : callable, optional
+        ``forcing(positions, time) -> (N, 2)`` acceleration on top of it.
+    eos : {"linear", "tait"}
+        p = c^2 (rho - rho_0), or Tait's with gamma = 7.
+    background_pressure : float
+        Added to all pressures; keeps particles from parting in periodic flows, must be 0 with a free surface.
+    kernel : str
+        See `smoothing_kernel`; Wendland C2 with a support of 3 spacings is a good pair.
+    shifting : bool
+        Move particles from crowded to empty places after each step (closed and periodic flows, smooth free surfaces).
+        Angular momentum and energy are then conserved only approximately.
+    walls : Walls, optional
+        See `Walls.of_box`.
+    skin : float
+        Relative skin of the neighbor list.
+    """
+
+    fields = ("velocity_x", "velocity_y", "density", "pressure")
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        sound_speed: float,
+        rest_density: float = 1.0,
+        viscosity: float | Tensor = 0.0,
+        alpha: float = 0.0,
+        diffusion: float = 0.1,
+        gravity: tuple[float, float] = (0.0, 0.0),
+        forcing: Callable[[Tensor, float], Tensor] | None = None,
+        eos: str = "linear",
+        background_pressure: float = 0.0,
+        kernel: str = "wendland2",
+        shifting: bool = False,
+        walls: Walls | None = None,
+        skin: float = 0.1,
+    ):
+        if domain.ndim != 2:
+            raise ValueError(f"WeaklyCompressibleSPH2D got a {domain.ndim}-D domain; give two axes")
+        if eos not in ("linear", "tait"):
+            raise ValueError(f"WeaklyCompressibleSPH2D got eos={eos!r}; choose linear or tait")
+        least = float(viscosity.min()) if isinstance(viscosity, Tensor) else viscosity
+        if not (sound_speed > 0 and rest_density > 0 and least >= 0 and alpha >= 0 and diffusion >= 0):
+            raise ValueError(
+                f"WeaklyCompressibleSPH2D got sound_speed={sound_speed}, rest_density={rest_density}, viscosity={viscosity}, "
+                f"alpha={alpha}, diffusion={diffusion}; give the first two > 0 and no negative one"
+            )
+        self.domain, self.sound_speed, self.rest_density = domain, float(sound_speed), float(rest_density)
+        self.viscosity, self.alpha, self.diffusion = viscosity, float(alpha), float(diffusion)
+        self.gravity, self.forcing = tuple(float(g) for g in gravity), forcing
+        self.eos = (Isothermal if eos == "linear" else Tait)(self.sound_speed, self.rest_density)
+        self.background_pressure = float(background_pressure)
+        self.kernel = smoothing_kernel(kernel, 2)
+        self.shifting, self.walls, self.skin = shifting, walls, float(skin)
+
+    def pressure(self, density: Tensor) -> Tensor:
+        """Return p(rho), with the background pressure."""
+        return self.eos.pressure(density) + self.background_pressure
+
+    def solve(
+        self,
+        particles: ParticleSet,
+        times: Sequence[float],
+        *,
+        velocities: Tensor | None = None,
+        t0: float = 0.0,
+        dt: float | None = None,
+    ) -> ParticleTrajectory:
+        """Advance particles and return them exactly at `times`.
+
+        Parameters
+        ----------
+        particles : ParticleSet
+            Positions, masses, support, and densities (the rest density by default). All simulations of a batch take
+            the same steps.
+        times : sequence of float
+            Ascending, none before `t0`; ``times[0] == t0`` gives the start.
+        velocities : Tensor, (N, 2), optional
+            Zero by default.
+        dt : float, optional
+            A step to use as it is. By default min(0.3 h / (c + |v|), h^2 / (8 nu), sqrt(h / |a|) / 4).
+
+        Raises
+        ------
+        ValueError
+            If the start is inconsistent, particles coincide or lie beyond a wall, or the step is far above the stable one.
+        FloatingPointError
+            If the solution breaks down, with the step and the particle.
+        """
+        velocities = check_start("WeaklyCompressibleSPH2D", self.domain, particles, velocities)
+        if self.walls is not None:
+            self.walls.check_inside("WeaklyCompressibleSPH2D", particles)
+        rho = torch.full_like(particles.masses, self.rest_density) if particles.densities is None else particles.densities
+        run = _Run(self, particles)
+        states, at, n_steps = march(run, ParticleState(particles.positions, velocities, rho), times, t0, dt, reach=particles.support)
+        return ParticleTrajectory(
+            tuple(at),
+            torch.stack([s.positions for s in states]),
+            torch.stack([s.velocities for s in states]),
+            torch.stack([s.densities for s in states]),
+            torch.stack([self.pressure(s.densities) for s in states]),
+            particles,
+            walls=None if self.walls is None else self.walls.positions,
+            n_steps=n_steps,
+        )
+
+    def rates(self, particles: ParticleSet, velocities: Tensor, time: float = 0.0) -> FlowRates:
+        """Return accelerations and rates of density of a state; differentiable in positions, velocities and densities."""
+        rho = torch.full_like(particles.masses, self.rest_density) if particles.densities is None else particles.densities
+        return _Run(self, particles).evaluate(particles.positions, velocities, rho, time)
+
+
+class _Run:
+    """One simulation: the constants of its particles and walls, and the neighbor lists in use."""
+
+    def __init__(self, solver: WeaklyCompressibleSPH2D, particles: ParticleSet):
+        self.solver, self.particles = solver, particles
+        self.m, self.batch = particles.masses, particles.batch
+        self.viscosity = per_particle(solver.viscosity, particles)
+        self.h = solver.kernel.smoothing_length(particles.support)
+        self.spacing = math.sqrt(float(self.m.detach().mean()) / solver.rest_density)
+        self.gravity = torch.tensor(solver.gravity, dtype=self.m.dtype, device=self.m.device)
+        self.walls = None if solver.walls is None else solver.walls.for_particles(particles)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.list = VerletList(self.solver.domain, self.solver.skin)
+        self.wall_list = VerletList(self.solver.domain, self.solver.skin)
+
+    def evaluate(self, x: Tensor, v: Tensor, rho: Tensor, time: float) -> FlowRates:
+        solver, support = self.solver, self.particles.support
+        p = solver.pressure(rho)
+        everything = _Everything(x, v, v, rho, p, self.m / rho, self.m / rho, self.batch)
+        if self.walls is not None:
+            everything = self._with_walls(everything)
+        listed = self.list(
+            x, everything.x if self.walls is not None else None, support=support, batch=self.batch, batch_y=self._batch(everything)
+        )
+        pairs = pair_geometry(listed, x, everything.x, support)
+        factor = solver.kernel.factor(pairs.r, support)
+        force, compression = self._pair_forces(pairs, factor, everything, len(x))
+        a = force / self.m[:, None] + self.gravity
+        if solver.forcing is not None:
+            a = a + solver.forcing(x, time)
+        rate = rho * compression
+        shape = None
+        if solver.diffusion:
+            diffused, shape = self._diffusion(pairs, factor, everything, len(x))
+            rate = rate + solver.diffusion * self.h * solver.sound_speed * diffused
+        shift = self._shift(pairs, factor, everything, v, shape) if solver.shifting else None
+        return FlowRates(a, rate, p, shift)
+
+    def _batch(self, everything: _Everything) -> Tensor | None:
+        return everything.batch if self.walls is not None else None
+
+    def _with_walls(self, fluid: _Everything) -> _Everything:
+        """Append wall particles, with the pressure and velocity that the fluid implies there."""
+        solver, support = self.solver, self.particles.support
+        x_w, v_w, batch_w = self.walls
+        pairs = pair_geometry(self.wall_list(x_w, fluid.x, support=support, batch=batch_w, batch_y=self.batch), x_w, fluid.x, support)
+        w = solver.kernel.value(pairs.r, support)
+        near = pairs.sum(w)
+        weight = 1 / near.clamp(min=1e-12 * solver.kernel.constant / support**2)
+        lift = sum(g * d for g, d in zip(self.gravity, pairs.d, strict=True)) * pairs.at_j(fluid.rho) + pairs.at_j(fluid.p)
+        p_w = pairs.sum(w * lift) * weight
+        if solver.background_pressure == 0:
+            p_w = p_w.clamp(min=0)  # walls push, they do not hold
+        rho_w = solver.eos.density(p_w - solver.background_pressure)
+        mirrored = v_w
+        volume = torch.full_like(rho_w, self.spacing**2 * solver.rest_density) / rho_w
+        viscous = volume if solver.walls.no_slip else torch.zeros_like(volume)
+        if solver.walls.no_slip:
+            v_fluid = torch.stack([pairs.sum(w * pairs.at_j(c)) * weight for c in fluid.v.unbind(1)], 1)
+            mirrored = 2 * v_w - v_fluid
+        return fluid.append(x_w, v_w, mirrored, rho_w, p_w, volume, viscous, batch_w)
+
+    def _pair_forces(self, pairs: Pairs, factor: Tensor, all_: _Everything, n: int) -> tuple[Tensor, Tensor]:
+        """Return forces (N, 2) and the relative rate of compression sum_j V_j v_ij . grad W (N,)."""
+        solver, i, j = self.solver, pairs.at_i, pairs.at_j
+        (dx, dy), volume = pairs.d, j(all_.volume)
+        vx, vy = all_.v.unbind(1)
+        vx, vy = vx.contiguous(), vy.contiguous()
+        vx, vy = i(vx) - j(vx), i(vy) - j(vy)
+        approach = vx * dx + vy * dy
+        compression = pairs.sum(volume * factor * approach)
+        central = -(i(all_.p) + j(all_.p))
+        if solver.alpha:
+            strength = solver.rest_density * solver.alpha * self.h * solver.sound_speed
+            viscous = approach * strength / (pairs.r2 + 1e-12 * self.particles.support**2)
+            central = central + (viscous if self.walls is None else viscous * (j(all_.viscous_volume) / volume))
+        both = i(all_.volume) * volume * factor
+        central = central * both
+        fx, fy = central * dx, central * dy
+        if isinstance(self.viscosity, Tensor) or self.viscosity:
+            nu = i(self.viscosity) if isinstance(self.viscosity, Tensor) else self.viscosity
+            drag = 2 * solver.rest_density * nu * (both if self.walls is None else i(all_.volume) * j(all_.viscous_volume) * factor)
+            if self.walls is not None:
+                ux, uy = (c.contiguous() for c in all_.mirrored.unbind(1))
+                vx, vy = i(all_.v[:, 0].contiguous()) - j(ux), i(all_.v[:, 1].contiguous()) - j(uy)
+            fx, fy = fx + drag * vx, fy + drag * vy
+        return torch.stack([pairs.sum(fx), pairs.sum(fy)], 1), compression
+
+    def _diffusion(self, pairs: Pairs, factor: Tensor, all_: _Everything, n: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """sum_j V_j psi_ij . grad W over the fluid, and the moments sum_j V_j x_ji (x) grad W = L^-1 (xx, xy, yy)."""
+        i, j, (dx, dy) = pairs.at_i, pairs.at_j, pairs.d
+        fluid = all_.volume.clone() if self.walls is None else torch.cat([all_.volume[:n], torch.zeros_like(all_.volume[n:])])
+        weight = j(fluid) * factor
+        jump = j(all_.rho) - i(all_.rho)
+        moments = tuple(-pairs.sum(weight * a * b) for a, b in ((dx, dx), (dx, dy), (dy, dy)))
+        slope = (pairs.sum(weight * jump * dx), pairs.sum(weight * jump * dy))
+        gx, gy = _solve_moments(moments, slope)
+        if self.walls is not None:
+            empty = torch.zeros_like(all_.volume[n:])
+            gx, gy = torch.cat([gx, empty]), torch.cat([gy, empty])
+        small = 1e-12 * self.particles.support**2
+        psi = -2 * jump * (pairs.r2 / (pairs.r2 + small)) - ((i(gx) + j(gx)) * dx + (i(gy) + j(gy)) * dy)
+        return pairs.sum(weight * psi), moments
+
+    def _shift(self, pairs: Pairs, factor: Tensor, all_: _Everything, v: Tensor, moments) -> Tensor:
+        """Displacement from crowded to empty places (Sun et al. 2017, eq. 15), at most 0.05 spacings."""
+        solver, support = self.solver, self.particles.support
+        with torch.no_grad():
+            i, j, (dx, dy) = pairs.at_i, pairs.at_j, pairs.d
+            lattice = float(solver.kernel.value(torch.tensor(self.spacing, dtype=torch.float64), support))
+            crowded = 1 + 0.2 * (solver.kernel.value(pairs.r, support) / lattice).square().square()
+            weight = crowded * factor * j(all_.rho * all_.volume) / (i(all_.rho) + j(all_.rho))
+            direction = torch.stack([pairs.sum(weight * dx), pairs.sum(weight * dy)], 1)
+            speed = v.norm(dim=1)
+            if self.batch is None:
+                fastest = speed.max()
+            else:
+                fastest = speed.new_zeros(self.particles.n_batches).scatter_reduce_(0, self.batch, speed, "amax")[self.batch][:, None]
+            shift = -0.3 * (2 * self.h) ** 2 * fastest / solver.sound_speed * direction
+            if moments is not None and self.walls is None and not all(self.solver.domain.axes[a].periodic for a in range(2)):
+                shift = shift * (_least_eigenvalue(moments) > 0.75)[:, None]  # none at a free surface
+            length = shift.norm(dim=1, keepdim=True)
+            return shift * (0.05 * self.spacing / length.clamp(min=0.05 * self.spacing))
+
+    def start(self, state: ParticleState, time: float) -> FlowRates:
+        self._reset()
+        return self.evaluate(state.positions, state.velocities, state.densities, time)
+
+    def stable_step(self, state: ParticleState, rates: FlowRates) -> float:
+        speed = state.velocities.detach().square().sum(1).max().sqrt()
+        push = rates.acceleration.detach().square().sum(1).max().sqrt()
+        nu = self.viscosity.max() if isinstance(self.viscosity, Tensor) else speed.new_tensor(self.viscosity)
+        fastest, strongest, nu = torch.stack([speed, push, nu]).tolist()
+        nu = max(nu, self.solver.alpha * self.solver.sound_speed * self.h / 8)
+        limits = [0.3 * self.h / (self.solver.sound_speed + fastest)]
+        limits += [0.125 * self.h**2 / nu] if nu else []
+        limits += [0.25 * math.sqrt(self.h / strongest)] if strongest else []
+        return min(limits) if math.isfinite(fastest + strongest) else math.nan
+
+    def advance(self, state: ParticleState, rates: FlowRates, time: float, dt: float) -> tuple[ParticleState, FlowRates]:
+        """Symplectic midpoint step; the predictor uses the rates of the step before, so each step evaluates once."""
+        x, v, rho = state.positions, state.velocities, state.densities
+        middle = rho + dt / 2 * rates.density_rate
+        rates = self.evaluate(x + dt / 2 * v, v + dt / 2 * rates.acceleration, middle, time + dt / 2)
+        faster = v + dt * rates.acceleration
+        x = x + dt / 2 * (v + faster)
+        if rates.shift is not None:
+            x = x + rates.shift
+        e = -dt * rates.density_rate / middle
+        return ParticleState(x, faster, rho * (2 - e) / (2 + e)), rates
+
+
+@dataclass(frozen=True, eq=False)
+class _Everything:
+    """Fluid, then walls: what a sender shows to the fluid. `mirrored` and `viscous_volume` act in the viscous term."""
+
+    x: Tensor
+    v: Tensor
+    mirrored: Tensor
+    rho: Tensor
+    p: Tensor
+    volume: Tensor
+    viscous_volume: Tensor
+    batch: Tensor | None
+
+    def append(self, *walls: Tensor | None) -> _Everything:
+        own = (self.x, self.v, self.mirrored, self.rho, self.p, self.volume, self.viscous_volume, self.batch)
+        return _Everything(*[None if a is None else torch.cat([a, b]) for a, b in zip(own, walls, strict=True)])
+
+
+def _solve_moments(moments: tuple[Tensor, Tensor, Tensor], slope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Solve the symmetric 2x2 systems of renormalization; the identity where too few neighbors make them singular."""
+    xx, xy, yy = moments
+    determinant = xx * yy - xy * xy
+    good = determinant > 0.05
+    one = torch.ones_like(xx)
+    inverse = 1 / torch.where(good, determinant, one)
+    gx = torch.where(good, (yy * slope[0] - xy * slope[1]) * inverse, slope[0])
+    gy = torch.where(good, (xx * slope[1] - xy * slope[0]) * inverse, slope[1])
+    return gx, gy
+
+
+def _least_eigenvalue(moments: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    xx, xy, yy = moments
+    return (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
