@@ -1,5 +1,6 @@
 """A run killed at any moment resumes to the same bits; two processes take the steps of one."""
 
+import contextlib
 import json
 import os
 import random
@@ -78,10 +79,18 @@ def final(folder):
     return tensors, header["progress"]
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights):
+@pytest.fixture
+def nursery(tmp_path):
+    """A process that has imported everything and trains in children."""
     (tmp_path / "train.py").write_text(SCRIPT)
-    nursery, epochs = start(tmp_path / "train.py", "fork", "float32", "dropout"), 40
+    process = start(tmp_path / "train.py", "fork", "float32", "dropout")
+    yield process
+    process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights, nursery):
+    epochs = 40
 
     def run(folder, patience=None):
         """Run, and kill after `patience` seconds of training; return whether the run was cut off."""
@@ -92,7 +101,8 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights):
         assert "started" in lines
         if patience is not None:
             time.sleep(patience)
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was done already
+                os.kill(child, signal.SIGKILL)
         return nursery.stdout.readline() == f"ended {int(signal.SIGKILL)}\n"
 
     begin = time.perf_counter()
@@ -100,12 +110,11 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights):
     whole = time.perf_counter() - begin
     rng, cut, reached = random.Random(0), 0, set()
     for _ in range(10):
-        cut += run(tmp_path / "cut", rng.uniform(0.02, 0.2) * whole)
+        cut += run(tmp_path / "cut", rng.uniform(0.0, 0.12) * whole)
         if (tmp_path / "cut" / "last.safetensors").exists():
             reached.add(final(tmp_path / "cut")[1]["epoch"])
     assert cut >= 5 and len(reached) >= 4, "the kills fell into the training"
     assert not run(tmp_path / "cut")
-    finish(nursery)
     (one, told), (other, said) = final(tmp_path / "whole"), final(tmp_path / "cut")
     same_weights(one, other)  # weights and optimizer
     assert told == said and said["stopped"] == "finished"
