@@ -1,0 +1,100 @@
+"""Animations of rollouts as GIF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from opkernels.domains import Axis, Grid
+from opkernels.evaluation.plots import COLORS, color_scale, finish, new_figure, planes
+
+__all__ = ["animate"]
+
+
+def animate(
+    prediction: np.ndarray,
+    grid: Grid,
+    path: Path | str,
+    *,
+    truth: np.ndarray | None = None,
+    times: Sequence[float] | None = None,
+    seconds: float = 6.0,
+    title: str = "",
+) -> Path:
+    """Write a GIF of a rollout, the truth beside it while there is one.
+
+    Parameters
+    ----------
+    prediction, truth : array, (T, *grid.shape)
+        In 3-D the middle plane of the last axis is shown; frames that are NaN in `truth` stay empty.
+    grid : Grid
+    path : path
+        Ends in .gif.
+    times : sequence of float, optional
+        Of the frames.
+    seconds : float
+        Length; long rollouts are thinned to 25 frames a second.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"got the animation's name {path}; let it end in .gif")
+    columns = [np.asarray(u, dtype=float) for u in ((truth, prediction) if truth is not None else (prediction,))]
+    if any(u.shape != columns[0].shape or u.shape[1:] != tuple(grid.shape) for u in columns):
+        raise ValueError(f"got frames of shapes {[u.shape for u in columns]}; expected (time, {', '.join(map(str, grid.shape))})")
+    names = ["truth", "prediction"] if truth is not None else ["prediction"]
+    shown = [planes(u, u, grid) for u in columns]
+    columns, axes = [u for u, _, _ in shown], shown[0][2]
+    chosen = np.unique(np.linspace(0, len(columns[0]) - 1, min(len(columns[0]), int(25 * seconds))).round().astype(int))
+    figure, draw = _animation(columns, names, axes, grid, title)
+    canvas = FigureCanvasAgg(figure)
+    images = []
+    for i in chosen:
+        draw(i, "" if times is None else f"t = {times[i]:.4g}")
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).convert("P", palette=Image.Palette.ADAPTIVE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part.gif")
+    images[0].save(part, save_all=True, append_images=images[1:], duration=max(40, int(1000 * seconds / len(chosen))), loop=0)
+    part.replace(path)
+    return path
+
+
+def _animation(columns: list[np.ndarray], names: list[str], axes: list[Axis], grid: Grid, title: str):
+    """Return a figure and a function that draws frame i with a caption into it."""
+    style = color_scale(columns[0])
+    if len(axes) == 1:
+        figure = new_figure(5.5, 3.2)
+        panel = figure.subplots()
+        x = axes[0].coordinates(grid.shape[0]).double().numpy()
+        styles = {"truth": {"color": COLORS["truth"], "lw": 3, "alpha": 0.35}, "prediction": {"color": COLORS["model"], "lw": 1.4}}
+        artists = [panel.plot(x, u[0], label=name, **styles[name])[0] for u, name in zip(columns, names, strict=True)]
+        low, high = style["vmin"], style["vmax"]
+        panel.set(xlabel=axes[0].name, ylim=(low - 0.1 * (high - low), high + 0.1 * (high - low)))
+        panel.legend(frameon=False, loc="upper right")
+        heading = panel
+    else:
+        x, y = axes
+        height = min(4.0, 3.0 * y.length / x.length)
+        width = height * x.length / y.length
+        figure = new_figure(len(columns) * width + 1.4, max(height, 0.8) + 0.8)
+        panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+        extent = (x.lower, x.upper, y.lower, y.upper)
+        artists = [panel.imshow(u[0].T, origin="lower", extent=extent, **style) for panel, u in zip(panels, columns, strict=True)]
+        for panel, name in zip(panels, names, strict=True):
+            panel.set(title=name, xlabel=x.name)
+        panels[0].set_ylabel(y.name)
+        figure.colorbar(artists[-1], cax=panels[-1].inset_axes((1.03, 0, 0.08 / width, 1)))
+        heading = None
+    finish(figure, " ")
+
+    def draw(i: int, caption: str) -> None:
+        for artist, u in zip(artists, columns, strict=True):
+            artist.set_ydata(u[i]) if heading is not None else artist.set_data(u[i].T)
+        figure.suptitle(", ".join(part for part in (title, caption) if part) or " ", fontsize=10)
+
+    return figure, draw

@@ -1,0 +1,110 @@
+"""Errors of one frame at a time: the numbers that `evaluate` and `long_rollout` collect."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from opkernels.domains import Grid
+from opkernels.metrics import band_energy, rel_h1, rel_l2, spectrum_distance
+
+__all__ = ["DEFINITIONS", "THRESHOLDS", "correlation", "correlation_times", "diverged", "frame_metrics", "vrmse"]
+
+DEFINITIONS = {
+    "rel_l2": "||p - r|| / ||r||, norms over fields and space",
+    "rel_h1": "the same in the H1 norm, with the gradient",
+    "vrmse": "root of the mean square error over the variance of the truth in space, averaged over fields",
+    "correlation": "Pearson correlation over space, averaged over fields",
+    "spectrum_distance": "rms over shells of log10 of the ratio of energy spectra, averaged over fields",
+    "rel_l2_field": "||p - r|| / ||r|| of each field",
+    "band_error": "root of the error's energy in a band of the wave number over the whole energy of the truth, averaged over fields",
+}
+THRESHOLDS = (0.8, 0.9, 0.95)
+
+
+def frame_metrics(p: Tensor, r: Tensor, grid: Grid, edges: list[float]) -> dict[str, Tensor]:
+    """Return every metric of `DEFINITIONS` per sample: (B,), with a last axis for fields or bands.
+
+    Parameters
+    ----------
+    p, r : Tensor, (B, C, *grid.shape)
+        Prediction and truth.
+    grid : Grid
+    edges : list of float
+        Bands of the physical wave number.
+
+    Notes
+    -----
+    Where the truth is zero, ratios are NaN, and so are all numbers where the prediction is: who
+    averages must count them.
+    """
+    p, r = p.double(), r.double()
+    nonzero = (r != 0).flatten(2).any(-1)
+    flat = [u.flatten(0, 1).unsqueeze(1) for u in (p, r)]
+    by_field = rel_l2(*flat, grid, reduction="none").reshape(r.shape[:2])
+    power = band_energy(r, grid, [0.0, float("inf")])
+    bands = (band_energy(p - r, grid, edges) / power).sqrt()
+    metrics = {
+        "rel_l2": rel_l2(p, r, grid, reduction="none"),
+        "rel_h1": rel_h1(p, r, grid, reduction="none"),
+        "vrmse": vrmse(p, r, grid),
+        "correlation": correlation(p, r, grid),
+        "spectrum_distance": _over_fields(spectrum_distance(p, r, grid), nonzero),
+    }
+    metrics = {name: value.masked_fill(~nonzero.any(1), torch.nan) for name, value in metrics.items()}
+    bands = torch.stack([_over_fields(band, nonzero) for band in bands.unbind(-1)], dim=-1)
+    return metrics | {"rel_l2_field": by_field.masked_fill(~nonzero, torch.nan), "band_error": bands}
+
+
+def vrmse(p: Tensor, r: Tensor, grid: Grid) -> Tensor:
+    """Root mean square error over the truth's standard deviation in space, averaged over fields: (B,).
+
+    By quadrature, so that it means the same on every grid (The Well's VRMSE divides the variance by
+    n - 1 and adds 1e-7). Fields whose truth is constant are left out.
+    """
+    variance, varies = _variance(r, grid)
+    return _over_fields((_mean((p - r) ** 2, grid) / variance).sqrt(), varies)
+
+
+def correlation(p: Tensor, r: Tensor, grid: Grid) -> Tensor:
+    """Pearson correlation over space, by quadrature, averaged over the fields whose truth is not constant: (B,)."""
+    a, b = (u - _mean(u, grid).reshape(*u.shape[:2], *[1] * grid.ndim) for u in (p, r))
+    size = (_mean(a**2, grid) * _mean(b**2, grid)).sqrt()
+    return _over_fields(_mean(a * b, grid) / size.clamp_min(torch.finfo(size.dtype).tiny), _variance(r, grid)[1])
+
+
+def diverged(p: Tensor, r: Tensor, factor: float = 10.0) -> Tensor:
+    """Tell which samples have left the truth's range: not finite, or (truth not zero) above `factor` times its rms; bool (B,)."""
+    size, truth = (u.double().flatten(1).pow(2).mean(1).sqrt() for u in (p, r))
+    return ~size.isfinite() | ((size > factor * truth) & (truth > 0))
+
+
+def correlation_times(values: Tensor, times: Tensor) -> Tensor:
+    """Return the first times at which a batch-mean correlation (..., T) is below each of `THRESHOLDS`: (..., 3).
+
+    Infinite where it stays above; a correlation that is not a number counts as below.
+    """
+    out = []
+    for threshold in THRESHOLDS:
+        first = torch.where(~(values >= threshold), times, torch.inf)
+        out.append(first.amin(-1))
+    return torch.stack(out, dim=-1)
+
+
+def _variance(r: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Variance over space (B, C), and whether it is more than rounding."""
+    mean = _mean(r, grid)
+    variance = _mean((r - mean.reshape(*mean.shape, *[1] * grid.ndim)) ** 2, grid)
+    return variance, variance > 1e-20 * mean**2
+
+
+def _over_fields(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of (B, C) over the fields that count; NaN where none does."""
+    return torch.where(valid, values, torch.zeros_like(values)).sum(1) / valid.sum(1)
+
+
+def _mean(u: Tensor, grid: Grid) -> Tensor:
+    if grid.uniform:
+        return u.flatten(2).mean(-1)
+    weights = grid.weights(u.device, u.dtype)
+    return (u * weights).flatten(2).sum(-1) / weights.sum()
