@@ -47,12 +47,15 @@ class Block:
         Width of the channel MLP over the hidden channels; 0 leaves the channel MLP and its skip out.
     preactivation : bool
         Normalize and activate before the convolution instead of after.
+    channel_mlp_activation : str, optional
+        Activation inside the channel MLP; by default the model's.
     """
 
     fno_skip: str | None = "linear"
     channel_mlp_skip: str | None = "soft-gating"
     channel_mlp_expansion: float = 0.5
     preactivation: bool = False
+    channel_mlp_activation: str | None = None
 
     @classmethod
     def of(cls, options: Block | Mapping) -> Block:
@@ -75,7 +78,7 @@ class OperatorBlock(nn.Module):
         self.activation = activation_named(activation)
         self.skip = skip_named(options.fno_skip, channels)
         width = round(channels * options.channel_mlp_expansion)
-        self.mlp = ChannelMLP(channels, channels, width, activation=activation) if width else None
+        self.mlp = ChannelMLP(channels, channels, width, activation=options.channel_mlp_activation or activation) if width else None
         self.mlp_skip = skip_named(options.channel_mlp_skip, channels) if width else None
         self.norms = nn.ModuleList(n for n in (norm_named(norm, channels) for _ in range(2 if width else 1)) if n is not None)
         self.film = nn.Linear(n_embedding, 2 * channels) if n_embedding else None
