@@ -14,7 +14,7 @@ from torch import nn
 import opkernels as ok
 from opkernels import Axis, Domain
 from opkernels.layers import ChannelMLP, SpectralConv
-from opkernels.models import FNO
+from opkernels.models import FFNO, FNO
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
@@ -33,6 +33,7 @@ SPECTRAL = [
     ("FNO on cells", lambda d, i, o: FNO(d, i, o, n_modes=(8, 12), **SMALL), CELLS, {}),
     ("FNO 1-D", lambda d, i, o: FNO(d, i, o, n_modes=(16,), **SMALL), LINE, {}),
     ("FNO 3-D", lambda d, i, o: FNO(d, i, o, n_modes=(6, 5, 4), hidden_channels=4, n_layers=2), SPACE, {}),
+    ("FFNO", lambda d, i, o: FFNO(d, i, o, n_modes=(16, 12), hidden_channels=8, n_layers=3), TORUS, {}),
     ("FNO with norm", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), norm="group_norm", **SMALL), TORUS, {}),
     ("FNO with parameters", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), n_parameters=2, **SMALL), TORUS, {"parameters": torch.ones(1, 2)}),
 ]

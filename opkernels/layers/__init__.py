@@ -1,7 +1,8 @@
 """Layers: one file per kind of layer; layer(x, grid)."""
 
 from opkernels.layers.channel_mlp import ChannelMLP
+from opkernels.layers.factorized_spectral import AxisSpectralConv
 from opkernels.layers.spectral import SpectralConv
 from opkernels.layers.tensorized import FactorizedSpectralConv
 
-__all__ = ["ChannelMLP", "FactorizedSpectralConv", "SpectralConv"]
+__all__ = ["AxisSpectralConv", "ChannelMLP", "FactorizedSpectralConv", "SpectralConv"]

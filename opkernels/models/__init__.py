@@ -1,11 +1,12 @@
 """Models: one file per seed system; model(x, *, parameters=None, grid=None, output_shape=None)."""
 
 from opkernels.models.arguments import remember_arguments
+from opkernels.models.ffno import FFNO
 from opkernels.models.fno import FNO
 from opkernels.models.tfno import TFNO
 from opkernels.models.unet import UNet
 
-__all__ = ["FNO", "TFNO", "UNet"]
+__all__ = ["FFNO", "FNO", "TFNO", "UNet"]
 
 for _name in __all__:  # so that a file can name each by plain data
     remember_arguments(globals()[_name])

@@ -49,6 +49,8 @@ class Block:
         Normalize and activate before the convolution instead of after.
     channel_mlp_activation : str, optional
         Activation inside the channel MLP; by default the model's.
+    residual : bool
+        No activation outside the channel MLP: with an identity skip, deep stacks pass their input on (FFNO's form).
     """
 
     fno_skip: str | None = "linear"
@@ -56,6 +58,7 @@ class Block:
     channel_mlp_expansion: float = 0.5
     preactivation: bool = False
     channel_mlp_activation: str | None = None
+    residual: bool = False
 
     @classmethod
     def of(cls, options: Block | Mapping) -> Block:
@@ -74,7 +77,7 @@ class OperatorBlock(nn.Module):
 
     def __init__(self, conv: nn.Module, channels: int, options: Block, *, norm: str | None, activation: str, n_embedding: int, last: bool):
         super().__init__()
-        self.conv, self.last, self.preactivation = conv, last, options.preactivation
+        self.conv, self.linear_end, self.preactivation = conv, last or options.residual, options.preactivation
         self.activation = activation_named(activation)
         self.skip = skip_named(options.fno_skip, channels)
         width = round(channels * options.channel_mlp_expansion)
@@ -95,7 +98,7 @@ class OperatorBlock(nn.Module):
         if self.film is not None:
             scale, shift = self.film(embedding)[(...,) + (None,) * grid.ndim].chunk(2, dim=1)
             y = (1 + scale) * y + shift
-        if not self.last:
+        if not self.linear_end:
             y = self.activation(y)
         return y if self.mlp is None else self._mix_channels(y, x, grid)
 
@@ -107,7 +110,7 @@ class OperatorBlock(nn.Module):
             y = y + self.mlp_skip(x)
         if not self.preactivation:
             y = self._normalized(y, 1, grid)
-            y = y if self.last else self.activation(y)
+            y = y if self.linear_end else self.activation(y)
         return y
 
     def _normalized(self, x: Tensor, index: int, grid: Grid) -> Tensor:
