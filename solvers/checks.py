@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.stepping import SolverError
 
-__all__ = ["check_evolution", "require_finite"]
+__all__ = ["check_evolution", "full_precision", "require_finite"]
 
 
 def check_evolution(
@@ -45,12 +46,19 @@ def check_evolution(
     return domain.grid_of(u0), values.tolist()
 
 
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
+    """Return a context in which products keep the precision of x, where autocast would lower it."""
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def require_finite(name: str, out: Tensor, times: Sequence[float], cause: str) -> Tensor:
     """Return the solution (B, T, ...), or name the first sample and time that are not finite.
 
     Looks at the data from the host, once. Not done under fake tensors, which hold none.
     """
-    if isinstance(out, torch._subclasses.FakeTensor):
+    if out.is_meta or isinstance(out, torch._subclasses.FakeTensor):
         return out
     good = out.detach().isfinite().flatten(2).all(dim=2)
     if not good.all():

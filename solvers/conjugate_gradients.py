@@ -80,7 +80,7 @@ def conjugate_gradients(
     drops: list[Tensor] = []  # t_k
     total = torch.zeros_like(rz)
     for count in range(max_iterations):
-        if count % check_every == 0 and not bool((active & rz.isfinite()).any()):
+        if count and count % check_every == 0 and not bool((active & rz.isfinite()).any()):
             break
         q = apply(p)
         alpha = torch.where(active, rz / _dot(p, q), 0.0)

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opkernels.domains import Domain
+from opkernels.solvers.checks import full_precision
 from opkernels.solvers.coefficients import Parameter, evaluate
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
@@ -137,7 +138,7 @@ class Darcy2D:
         Tensor, (B, 1, H, W)
             In the coefficient's dtype; differentiable in coefficient, source and boundary values.
         """
-        with torch.autocast(coefficient.device.type, enabled=False):
+        with full_precision(coefficient):
             a, basis = self._read(coefficient)
             self._require_positive(a)
             faces = self._faces(a, basis)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain
-from opkernels.solvers.checks import check_evolution, require_finite
+from opkernels.solvers.checks import check_evolution, full_precision, require_finite
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
 from opkernels.solvers.spectral import parameter
 
@@ -107,7 +107,7 @@ class SpectralWave:
         basis = Eigenbasis(grid, self.walls)
         speed, damping = (self._column(value, name, u0) for value, name in ((self.speed, "speed"), (self.damping, "damping")))
         state, clock, out, tables, step = u0, t0, [], None, None
-        with torch.autocast(u0.device.type, enabled=False):
+        with full_precision(u0):
             kappa2 = basis.eigenvalues(u0.device, torch.float64, exact=True)
             for time in times:
                 if time > clock:

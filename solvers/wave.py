@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from opkernels.domains import Domain
-from opkernels.solvers.checks import check_evolution, require_finite
+from opkernels.solvers.checks import check_evolution, full_precision, require_finite
 from opkernels.solvers.coefficients import Parameter, evaluate, takes_time
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
@@ -160,7 +160,7 @@ class Wave2D:
             Differentiable in u0 and in the parameters.
         """
         grid, times = check_evolution("Wave2D", self.domain, self.fields, u0, times, t0, dt)
-        with torch.autocast(u0.device.type, enabled=False):
+        with full_precision(u0):
             matrices, c = self._assemble(u0)
             dt = self._step(c, dt, grid.spacing)
             run = _Run(self, u0, matrices)
