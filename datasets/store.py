@@ -156,6 +156,7 @@ def cannot_write(path: Path, error: OSError) -> ValueError:
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.EACCES: "there is no permission to write there; choose another folder",
         errno.EPERM: "there is no permission to write there; choose another folder",
+        errno.EEXIST: "one of its folders is a file; choose another folder",
         errno.ENOTDIR: "one of its folders is a file; choose another folder",
         errno.ENOENT: "its folder cannot be made; choose another folder",
     }
@@ -191,7 +192,7 @@ def _fill(path: Path, header: Header, blocks: Iterable[tuple[int, Mapping[str, n
     import h5py
 
     written = 0
-    with h5py.File(path, "w", track_order=True, alignment_threshold=4096, alignment_interval=4096) as file:
+    with h5py.File(path, "w", track_order=True, alignment_threshold=256, alignment_interval=4096) as file:
         variables = _lay_out(file, header)
         for first, arrays in blocks:
             count = len(arrays[next(iter(variables))])
