@@ -23,12 +23,16 @@ _SLACK = 4.0  # a step given by the user may exceed the stable one, which has a 
 
 @dataclass(frozen=True, eq=False)
 class ParticleState:
-    """What a solver needs to go on: positions and velocities (N, d), densities and (gas only) specific energies (N,)."""
+    """What a solver needs to go on: positions and velocities (N, d), densities, (gas only) specific energies (N,).
+
+    Incompressible flow carries its pressures along for the output.
+    """
 
     positions: Tensor
     velocities: Tensor
     densities: Tensor
     energies: Tensor | None = None
+    pressures: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class ParticleTrajectory:
         Positions of the wall particles, which do not move.
     n_steps : int
         Steps taken.
+    statistics : dict of lists
+        One number per step, of solvers that iterate.
     """
 
     times: tuple[float, ...]
