@@ -271,7 +271,7 @@ def factorized_weight(
     ValueError
         If the factorization is unknown or the rank does not fit the shape.
     """
-    ranks = resolve_rank(shape, rank, factorization)
+    ranks = resolve_rank(shape, rank, factorization, joint=joint)
     weight = _WEIGHTS[factorization](shape, ranks, joint=joint)
     with torch.no_grad():
         spread = weight.std_of_entries(std) / math.sqrt(2)
@@ -285,7 +285,7 @@ def factorized_weight(
     return weight
 
 
-def resolve_rank(shape: tuple[int, ...], rank: Rank, factorization: str) -> tuple[int, ...]:
+def resolve_rank(shape: tuple[int, ...], rank: Rank, factorization: str, *, joint: bool = False) -> tuple[int, ...]:
     """Return the ranks of a factorization of a tensor of the given shape.
 
     Parameters
@@ -298,6 +298,8 @@ def resolve_rank(shape: tuple[int, ...], rank: Rank, factorization: str) -> tupl
         is the rank itself (of every axis or link); a sequence gives one rank per axis (Tucker), per
         link between neighboring axes (TT), or one (CP).
     factorization : {"tucker", "cp", "tt"}
+    joint : bool
+        The first axis counts layers; a share leaves it whole in a Tucker weight, since it is short.
 
     Raises
     ------
@@ -314,11 +316,13 @@ def resolve_rank(shape: tuple[int, ...], rank: Rank, factorization: str) -> tupl
     """
     if factorization not in _WEIGHTS:
         raise ValueError(f'got factorization={factorization!r}; choose "tucker", "cp" or "tt"')
+    if min(shape) < 1:
+        raise ValueError(f"got a weight of shape {shape}; give at least one channel and one mode each")
     full = _full_rank(shape, factorization)
     if isinstance(rank, float):
         if not 0 < rank <= 1:
             raise ValueError(f"got rank={rank}; give a share of the dense weight in (0, 1], or whole ranks")
-        return _share(shape, full, rank, factorization)
+        return _share(shape, full, rank, factorization, joint)
     ranks = (rank,) * len(full) if isinstance(rank, int) and not isinstance(rank, bool) else rank
     ranks = tuple(ranks) if isinstance(ranks, Sequence) and not isinstance(ranks, str) else ()
     if len(ranks) != len(full) or not all(isinstance(r, int) and not isinstance(r, bool) for r in ranks):
@@ -348,11 +352,14 @@ def _entries(shape: tuple[int, ...], ranks: tuple[int, ...], factorization: str)
     return sum(n * a * b for n, a, b in zip(shape, ends, ends[1:], strict=False))
 
 
-def _share(shape: tuple[int, ...], full: tuple[int, ...], share: float, factorization: str) -> tuple[int, ...]:
+def _share(shape: tuple[int, ...], full: tuple[int, ...], share: float, factorization: str, joint: bool) -> tuple[int, ...]:
     """Return the ranks whose number of entries comes closest to `share` of the dense tensor's."""
 
     def at(c: float) -> tuple[int, ...]:
-        wanted = (c * max(full) if factorization == "tt" else c * most for most in full)
+        if factorization == "tt":  # noqa: SIM108 equal links, raised one after the other
+            wanted = [c * max(full) + t / len(full) - 0.5 for t in range(len(full))]
+        else:
+            wanted = [most if joint and t == 0 and factorization == "tucker" else c * most for t, most in enumerate(full)]
         return tuple(min(most, max(1, round(r))) for r, most in zip(wanted, full, strict=True))
 
     target, low, high = share * math.prod(shape), 0.0, 1.0
