@@ -229,23 +229,23 @@ class _Vorticity:
         return torch.view_as_complex(spectra[:, :1] * p + spectra[:, 1:] * q)
 
     def transport_in_place(self, w_hat: Tensor) -> Tensor:
-        """Return what `transport` returns, group by group, writing over whatever is no longer needed."""
-        out = torch.empty_like(w_hat)
-        for start in range(0, len(w_hat), self.group):
-            w, target = w_hat[start : start + self.group], out[start : start + self.group]
-            space = self.workspaces.get(len(w)) or self.workspaces.setdefault(len(w), _Workspace(self, len(w)))
-            torch.mul(w, self.to_velocity, out=space.velocity)
-            space.inner.copy_(torch.fft.ifft(space.velocity, dim=-1, norm="forward"))
-            flow = torch.fft.irfft(space.padded, n=self.modes.grid.shape[-1], dim=-1, norm="forward")
-            u, v = (flow.add_(self.flow) if self.moving else flow).unbind(dim=1)
-            product = u * v
-            v.mul_(v).addcmul_(u, u, value=-1)
-            u.copy_(product)
-            spectra = torch.fft.rfft(flow, dim=-1, norm="forward").narrow(-1, 0, self.modes.columns)
-            del product, flow, u, v  # memory still in the cache is handed to the next transform
-            first, second = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward").mT).unbind(dim=1)
-            torch.mul(first, self.from_products[0], out=torch.view_as_real(target)[:, 0]).addcmul_(second, self.from_products[1])
-        return out
+        """Return what `transport` returns, writing over whatever is no longer needed."""
+        samples = len(w_hat)
+        if samples > self.group:
+            return torch.cat([self.transport_in_place(part) for part in w_hat.split(self.group)])
+        space = self.workspaces.get(samples) or self.workspaces.setdefault(samples, _Workspace(self, samples))
+        torch.mul(w_hat, self.to_velocity, out=space.velocity)
+        space.inner.copy_(torch.fft.ifft(space.velocity, dim=-1, norm="forward"))
+        flow = torch.fft.irfft(space.padded, n=self.modes.grid.shape[-1], dim=-1, norm="forward")
+        u, v = (flow.add_(self.flow) if self.moving else flow).unbind(dim=1)
+        product = u * v
+        v.mul_(v).addcmul_(u, u, value=-1)
+        u.copy_(product)
+        spectra = torch.fft.rfft(flow, dim=-1, norm="forward").narrow(-1, 0, self.modes.columns)
+        del product, flow, u, v  # memory still in the cache is handed to the next transform
+        spectra = torch.view_as_real(torch.fft.fft(spectra, dim=-2, norm="forward").mT)
+        p, q = self.from_products
+        return torch.view_as_complex((spectra.narrow(1, 0, 1) * p).addcmul_(spectra.narrow(1, 1, 1), q))
 
     def nonlinear(self, w_hat: Tensor, t: float) -> Tensor:
         """Return the transport and the forcing."""
