@@ -52,6 +52,16 @@ def arg(*flags: str, **options) -> tuple[tuple[str, ...], dict]:
 
 
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="change a value of the file: samples=8, solver.viscosity=1e-4")
+RUN = (
+    arg("run", metavar="RUN", help="the folder of a run"),
+    arg("--config", metavar="FILE", help="the configuration it was trained with, where that names your own model"),
+)
+TRUTH = (
+    arg("--data", metavar="FILE", help="a dataset to compare with (default: the one it was trained on)"),
+    arg("--part", choices=("test", "validation", "train"), help="which of the run's samples (default: those put aside for the test)"),
+    arg("--samples", type=int, metavar="N", help="only the first so many"),
+    arg("-o", "--output", metavar="FOLDER", help="where results go (default: a folder in RUN)"),
+)
 
 COMMANDS = (
     Command(
@@ -83,6 +93,41 @@ COMMANDS = (
         "opkernels train runs/short --resume\n"
         "opkernels train ns2d.yaml 'training.seeds=[0,1,2]'\n"
         "torchrun --nproc-per-node 2 -m opkernels train ns2d.yaml",
+    ),
+    Command(
+        "evaluate",
+        "errors of a run at any resolutions, seen and unseen, beside two baselines, with pictures",
+        "evaluation.commands:run_evaluate",
+        (
+            *RUN,
+            arg("--resolution", nargs="+", metavar="N", help="64, or 96x80 (default: that of the training and of the data)"),
+            arg("--steps", type=int, metavar="N", help="length of the rollout in frames (default: as long as the data)"),
+            *TRUTH,
+        ),
+        "opkernels evaluate runs/ns2d --resolution 64 96x80 128 256\nopkernels evaluate runs/ns2d --data other.nc --steps 5 -o elsewhere",
+    ),
+    Command(
+        "rollout",
+        "run a surrogate on its own answers, further than the data: errors, spectra, animation",
+        "evaluation.commands:run_rollout",
+        (
+            *RUN,
+            arg("--steps", type=int, metavar="N", help="frames (default: as many as the data hold)"),
+            arg("--resolution", metavar="N", help="64, or 96x80 (default: that of the training)"),
+            *TRUTH,
+        ),
+        "opkernels rollout runs/ns2d --steps 200\nopkernels rollout runs/ns2d --resolution 128 --samples 2",
+    ),
+    Command(
+        "certify",
+        "is the model of a run the same operator on every grid?",
+        "evaluation.commands:run_certify",
+        (
+            *RUN,
+            arg("--tolerance", type=float, metavar="E", help="largest error from 64 samples per axis on, for models of finite order"),
+            arg("--single", action="store_true", help="test in float32 (default: float64)"),
+        ),
+        "opkernels certify runs/ns2d\nopkernels certify runs/local_no --tolerance 0.02",
     ),
     Command(
         "inspect",

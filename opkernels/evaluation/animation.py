@@ -9,6 +9,7 @@ import numpy as np
 
 from opkernels.domains import Axis, Grid
 from opkernels.evaluation.plots import COLORS, color_scale, finish, new_figure, planes
+from opkernels.storage import write_atomically
 
 __all__ = ["animate"]
 
@@ -57,10 +58,8 @@ def animate(
         draw(i, "" if times is None else f"t = {times[i]:.4g}")
         canvas.draw()
         images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).convert("P", palette=Image.Palette.ADAPTIVE))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part.gif")
-    images[0].save(part, save_all=True, append_images=images[1:], duration=max(40, int(1000 * seconds / len(chosen))), loop=0)
-    part.replace(path)
+    options = {"save_all": True, "append_images": images[1:], "duration": max(40, int(1000 * seconds / len(chosen))), "loop": 0}
+    write_atomically(path, lambda part: images[0].save(part, format="GIF", **options))
     return path
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
+from opkernels.domains import Grid
 from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics
 from opkernels.evaluation.report import by
 from opkernels.resample import resample
@@ -24,7 +25,7 @@ from opkernels.surrogate import Surrogate
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["PREDICTORS", "evaluate", "parse_resolution"]
+__all__ = ["PREDICTORS", "evaluate", "last_frames", "parse_resolution"]
 
 PREDICTORS = ("model", "persistence", "upsampled")
 _BATCH_POINTS = 2**20
@@ -113,6 +114,27 @@ def parse_resolution(value: int | str | Sequence[int], ndim: int) -> tuple[int, 
     return shape
 
 
+def last_frames(
+    surrogate: Surrogate, data: Trajectories, resolution: int | str | Sequence[int], steps: int | None = None, *, samples: int = 8
+) -> tuple[Tensor, Tensor, Grid, float]:
+    """Return the last frame of a rollout of the first samples, for pictures.
+
+    Parameters as for `evaluate`.
+
+    Returns
+    -------
+    prediction, truth : Tensor, (B, C_out, *spatial)
+    grid : Grid
+    lead : float
+        Time since the first frame.
+    """
+    plan = _Plan.make(surrogate, data, [resolution], steps)
+    view, rows = data.at(*plan.shapes[0]), slice(0, min(samples, len(data)))
+    for p in plan.predictions(view, rows):
+        last = p
+    return last, plan.truth(view, rows, plan.frames[-1]), view.grid, float(plan.lead[-1])
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is run on what: checked once."""
@@ -170,7 +192,11 @@ def _check(surrogate: Surrogate, data: Trajectories) -> None:
     if missing:
         raise ValueError(f"the surrogate needs the parameters {', '.join(missing)}, which the dataset does not hold; add them")
     if data.domain != surrogate.domain:
-        raise ValueError("the dataset lives on another domain than the surrogate was trained on; give data of that domain")
+        here, there = (
+            " x ".join(f"[{a.lower:g}, {a.upper:g}] ({'periodic' if a.periodic else 'walls'}, {a.points})" for a in domain.axes)
+            for domain in (data.domain, surrogate.domain)
+        )
+        raise ValueError(f"the dataset lives on {here}, but the surrogate on {there}; give data of its domain")
     if not len(data):
         raise ValueError("evaluate got a dataset without samples; give at least one")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opkernels.domains import Axis, Grid
+from opkernels.storage import write_atomically
 
 if TYPE_CHECKING:
     import xarray
@@ -33,17 +34,14 @@ NAMES = {
 
 
 def save_figure(figure: Figure, path: Path | str, *, dpi: int = 150) -> Path:
-    """Write a figure (PNG, PDF, SVG by the name's ending) to a temporary name, then rename it; return the path."""
+    """Write a figure whole or not at all, as PNG, PDF, SVG or JPG by the name's ending; return the path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path = Path(path)
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ValueError(f"got the picture's name {path}; let it end in .png, .pdf, .svg or .jpg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     FigureCanvasAgg(figure)
-    figure.savefig(part, dpi=dpi)
-    part.replace(path)
+    write_atomically(path, lambda part: figure.savefig(part, dpi=dpi, format=path.suffix[1:].lower()))
     return path
 
 

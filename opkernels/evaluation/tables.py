@@ -1,0 +1,95 @@
+"""The errors of `evaluate` and `long_rollout` as text, for terminals and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["error_table", "rollout_summary"]
+
+
+def error_table(errors: xarray.Dataset) -> str:
+    """Return the relative L2 errors by resolution: rollout mean, one step, baselines, correlation time.
+
+    `errors` is what `opkernels.evaluate` returned. The number after +- is one standard deviation over
+    seeds where there are several, else over samples.
+    """
+    seeds = errors.sizes.get("seed", 1)
+    mean = errors.mean("seed") if "seed" in errors.dims else errors
+    n, frames = int(errors["samples"].max()), errors.sizes["time"]
+    training = errors.attrs.get("training_resolution", "")
+    rows = [["resolution", "model", "one step", "upsampled", "persistence", "correlated until"]]
+    for resolution in map(str, errors.resolution.values):
+        here = mean.sel(resolution=resolution)
+        if "seed" in errors.dims:
+            spread = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed")
+        else:
+            spread = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
+        model, upsampled, persistence = (
+            _percent(here.rel_l2.sel(predictor=p).mean("time", skipna=False)) for p in ("model", "upsampled", "persistence")
+        )
+        step = _percent(here.one_step_rel_l2.sel(predictor="model").mean("time", skipna=False)) if "one_step_rel_l2" in here else "-"
+        rows.append(
+            [
+                resolution + (" (training)" if resolution == training else ""),
+                f"{model} +- {_percent(spread)}",
+                step,
+                upsampled,
+                persistence,
+                _until(here.correlation_time.sel(predictor="model", threshold=0.8), errors.time.values[-1]),
+            ]
+        )
+    over = f"{n} samples and {frames} frame{'s' if frames > 1 else ''}" + (f", {seeds} seeds" if seeds > 1 else "")
+    lost = float(errors.diverged.sel(predictor="model").isel(time=-1).max())
+    notes = [f"{100 * lost:.0f} % of the runs left the range of the truth"] if lost else []
+    return "\n".join([f"relative L2 error in percent, mean over {over}", "", *_columns(rows), *notes])
+
+
+def rollout_summary(run: xarray.Dataset) -> str:
+    """Return what `long_rollout` found: error at a few times, correlation time, and whether it broke."""
+    times = run.time.values
+    known = int(np.isfinite(run.rms_truth).all(("sample", "field")).sum()) - 1
+    picked = np.unique(np.round(np.geomspace(1, max(known, 1), min(max(known, 1), 6))).astype(int))
+    rows = [["time", "relative L2 %", "correlation", "distance of spectra"]]
+    for j in picked:
+        at = run.isel(time=j).mean("sample", skipna=False)
+        rows.append([f"{times[j]:.4g}", _percent(at.rel_l2), f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
+    lost = run.lost_at.values[np.isfinite(run.lost_at.values)]
+    fate = (
+        f"{len(lost)} of {run.sizes['sample']} runs left the range of the truth, the first at time {lost.min():.4g}"
+        if len(lost)
+        else (f"no run left the range of the truth until time {times[-1]:.4g}")
+    )
+    until = _until(run.correlation_time.sel(threshold=0.8), times[known])
+    head = f"{run.sizes['sample']} runs of {len(times) - 1} frames at {run.attrs['resolution']}, with a truth for {known}"
+    return "\n".join([head, "", *_columns(rows), "", f"correlation above 0.8 until {until}", fate])
+
+
+def _percent(value) -> str:
+    value = 100 * float(value)
+    if np.isnan(value):
+        return "-"
+    return (
+        f"{value:.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 0.01 or value == 0
+        else f"{value:.1e}"
+    )
+
+
+def _until(value, last: float) -> str:
+    value = float(value)
+    return "-" if np.isnan(value) else f"> {last:.4g}" if np.isinf(value) else f"{value:.4g}"
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    cells = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows]
+    return ["  " + "  ".join(row) for row in cells]
