@@ -132,7 +132,8 @@ class Fourier:
         if width == channels:
             z = torch.matmul(final, z.reshape(groups * prod(rows), n[-1], width))
         else:
-            z = torch.matmul(z.reshape(batch, channels, prod(rows), n[-1]), final.T).movedim(1, -1)
+            z = torch.matmul(z.reshape(groups * prod(rows), n[-1]), final.T)
+            z = z.reshape(batch, channels, prod(rows), 2 * modes.shape[-1]).movedim(1, -1)
         tail = modes.shape[-1] * channels
         for a in reversed(range(modes.ndim - 1)):
             pairs = _pairs(modes.lower[a], modes.upper[a], n[a], modes.nyquist, device=x.device, dtype=x.dtype)
@@ -159,7 +160,8 @@ class Fourier:
             z = torch.matmul(final, z.reshape(batch * prod(rows), 2 * modes.shape[-1], channels))
         else:
             groups, width = batch * channels, 1
-            z = torch.matmul(z.reshape(batch, prod(rows), 2 * modes.shape[-1], channels).movedim(-1, 1).contiguous(), final.T)
+            z = z.reshape(batch, prod(rows), 2 * modes.shape[-1], channels).movedim(-1, 1)
+            z = torch.matmul(z.reshape(groups * prod(rows), 2 * modes.shape[-1]), final.T)
         for a in reversed(range(modes.ndim - 1)):
             K = modes.tops[a]
             z = z.reshape(groups * prod(rows[:a]), rows[a], prod(n[a + 1 :]) * width)
@@ -185,7 +187,7 @@ def _leading(half: int, K: int, n: int, synthesis: bool, device) -> Tensor:
     """Cosines and sines of a leading axis: analysis (2K + 1, n), synthesis (n, 2K + 1)."""
     t = _angles(half, K, n, device)
     rows = torch.cat([t.cos(), t[1:].sin()])
-    return rows.T.contiguous() if synthesis else rows / n
+    return rows.T.clone(memory_format=torch.contiguous_format) if synthesis else rows / n
 
 
 @table
@@ -198,7 +200,7 @@ def _last(half: int, K: int, n: int, nyquist: bool, synthesis: bool, device) -> 
     if not synthesis:
         return rows.flatten(0, 1) / n
     twice = torch.where((k == 0) | (2 * k == n), 1.0, 2.0).double()
-    return (rows * twice[:, None]).flatten(0, 1).T.contiguous()
+    return (rows * twice[:, None]).flatten(0, 1).T.clone(memory_format=torch.contiguous_format)
 
 
 @table

@@ -1,5 +1,9 @@
 """Checks that many tests share."""
 
+import contextlib
+import ctypes
+from pathlib import Path
+
 import torch
 
 
@@ -31,3 +35,21 @@ def band_limited(shape, channels=1, batch=1, k_max=3, seed=0, extent=None, dtype
         x = torch.tensordot(x, phase, dims=([2], [0]))
     scale = (c.abs() ** 2).sum(tuple(range(2, 2 + d)), keepdim=True)
     return (x.real / (scale / 2).sqrt()).to(dtype)
+
+
+@contextlib.contextmanager
+def fake_cuda():
+    """Tensors made inside have shapes, dtypes and the device "cuda", but no data; mixing devices raises.
+
+    Forward passes only. A build of torch without CUDA has no device guard for it and refuses even to index such a
+    tensor; the guard of the meta device, which does nothing, takes its place.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    if not torch.backends.cuda.is_built():
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+        guards = (ctypes.c_void_p * 15).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+        cuda, meta = 1, 14  # c10::DeviceType
+        guards[cuda] = guards[meta]
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        yield

@@ -22,11 +22,12 @@ Reference: Li et al., ICLR 2021, arXiv 2010.08895, equations 4 and 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Grid
+from opkernels.domains import Grid, table
 from opkernels.transforms import Fourier, Modes
 
 __all__ = ["DenseWeight", "SpectralConv"]
@@ -60,12 +61,10 @@ def _hermitian(tensor: Tensor, modes: Modes) -> Tensor:
     """Make W(-k) = conj W(k) on the plane of zero last wave number, keeping the variance."""
     if any(-a != b for a, b in zip(modes.lower[:-1], modes.upper[:-1], strict=True)):
         return tensor
-    tensor = tensor.clone()
-    leading = tuple(range(modes.ndim - 1))
-    plane = tensor.select(modes.ndim - 1, 0)
-    conjugate = torch.tensor([1.0, -1.0]).view(2, 1)
-    plane.copy_((plane + plane.flip(leading) * conjugate) / 2**0.5)
-    return tensor
+    leading, last = tuple(range(modes.ndim - 1)), modes.ndim - 1
+    real, imaginary = tensor.narrow(last, 0, 1).unbind(-2)
+    plane = torch.stack([real + real.flip(leading), imaginary - imaginary.flip(leading)], dim=-2) / 2**0.5
+    return torch.cat([plane, tensor.narrow(last, 1, modes.upper[-1])], dim=last)
 
 
 class SpectralConv(nn.Module):
@@ -144,9 +143,12 @@ class SpectralConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             z = self.transform.analyze(u, grid).flatten(2, -2).permute(2, 1, 0, 3)
-            z = self.weight(z).permute(2, 1, 0, 3).unflatten(2, self.modes.shape)
+            z = self.weight(z)
             if self.bias is not None:
-                z = _add_mean(z, self.bias.to(z.dtype), self.modes)
+                # a constant is the coefficient of wave number zero
+                zero = _wave_number_zero(self.modes, device=z.device, dtype=z.dtype)
+                z = z + zero[:, :, None, None] * self.bias.to(z.dtype)
+            z = z.permute(2, 1, 0, 3).unflatten(2, self.modes.shape)
             return self.transform.synthesize(z, target, channels_last=channels_last)
 
     def _check(self, x: Tensor, grid: Grid) -> None:
@@ -161,8 +163,11 @@ class SpectralConv(nn.Module):
         grid.domain.require_fft("SpectralConv")
 
 
-def _add_mean(z: Tensor, bias: Tensor, modes: Modes) -> Tensor:
-    """Add `bias` to the coefficient of wave number zero."""
-    zero = torch.zeros(2, *modes.shape, 1, device=z.device, dtype=z.dtype)
-    zero[(0, *(-a for a in modes.lower))] = 1
-    return z + zero * bias
+@table
+def _wave_number_zero(modes: Modes, device) -> Tensor:
+    """One at the real part of k = 0, (P, 2)."""
+    row = 0
+    for lower, size in zip(modes.lower, modes.shape, strict=True):
+        row = row * size - lower
+    at = torch.arange(2 * prod(modes.shape), device=device) == 2 * row
+    return at.view(-1, 2).double()

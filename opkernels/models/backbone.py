@@ -199,12 +199,13 @@ class Backbone(nn.Module):
         if self.positional_embedding is not None:
             channels = positions(grid, self.positional_embedding, x.device, x.dtype)
             x = torch.cat([x, channels.expand(x.shape[0], *channels.shape)], dim=1)
-        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
-        x = self.lifting(x)
+        x = self.lifting(x)  # from here on, channels last in memory
         for block in self.blocks:
             x = block(x, grid, embedding)
         y = self.projection(x)
-        return y.contiguous() if output_shape is None else resample(y, grid, tuple(output_shape))
+        if output_shape is not None:
+            return resample(y, grid, tuple(output_shape))
+        return y if y.is_contiguous() else y.clone(memory_format=torch.contiguous_format)
 
     def _grid_of(self, x: Tensor, grid: Grid | None) -> Grid:
         name, own = type(self).__name__, self.domain.grid_of(x)
