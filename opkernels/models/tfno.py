@@ -12,18 +12,21 @@ Operator for High-Resolution PDEs", TMLR 2024, arXiv 2310.00120.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from opkernels.domains import Domain
-from opkernels.layers.factorizations import Rank, factorized_weight
+from opkernels.layers.factorizations import CPWeight, Rank, TTWeight, TuckerWeight, factorized_weight
 from opkernels.layers.spectral import SpectralConv
 from opkernels.layers.tensorized import FactorizedWeight
 from opkernels.models.backbone import Backbone, Block
-from opkernels.models.fno import mode_set
+from opkernels.models.fno import FNO, mode_set
 
-__all__ = ["TFNO"]
+__all__ = ["TFNO", "tensorize"]
 
 
 class TFNO(Backbone):
@@ -102,3 +105,84 @@ class TFNO(Backbone):
             block=block,
         )
         self.joint_weight: nn.Module | None = tensor
+
+
+def tensorize(model: FNO, rank: Rank, *, factorization: str = "tucker", joint: bool = False) -> tuple[TFNO, float]:
+    """Factorize the spectral weights of a trained FNO.
+
+    Tucker by higher-order orthogonal iteration, TT by successive singular value decompositions, CP by alternating least
+    squares (slow, and only a local optimum): tensorly's algorithms.
+
+    Parameters
+    ----------
+    model : FNO
+        Dense; it is left as it is.
+    rank, factorization, joint
+        As in `TFNO`.
+
+    Returns
+    -------
+    TFNO
+        With the same other weights, in the same mode, on the same device.
+    float
+        Relative error of the spectral weights, ||W - W'|| / ||W|| over all layers. Fine-tune when it is not small.
+
+    Raises
+    ------
+    ValueError
+        If `model` is not an FNO, or for a bad rank or factorization.
+
+    Examples
+    --------
+    >>> dense = FNO(Domain.periodic(1.0, 1.0), 1, 1, n_modes=(8, 8), hidden_channels=8, n_layers=2)
+    >>> small, error = tensorize(dense, rank=(8, 8, 7, 4))
+    >>> error < 1e-5
+    True
+    """
+    if not isinstance(model, FNO):
+        raise ValueError(f"tensorize got a {type(model).__name__}; give an FNO, whose spectral weights are dense")
+    some = next(model.parameters())
+    small = TFNO(model.domain, **model.arguments, rank=rank, factorization=factorization, joint=joint).to(some.device, some.dtype)
+    rest = {name: value for name, value in model.state_dict().items() if ".conv.weight." not in name}
+    small.load_state_dict(rest, strict=False)
+    dense = [_complex(block.conv.weight.tensor) for block in model.blocks]
+    targets = (
+        [(small.joint_weight, np.stack(dense))] if joint else [(b.conv.weight.tensor, w) for b, w in zip(small.blocks, dense, strict=True)]
+    )
+    for tensor, values in targets:
+        _decompose(values, tensor)
+    kept = [b.conv.weight.tensor.mode_first(b.conv.weight.layer, some.dtype).dense() for b in small.blocks]
+    error = sum((k.flatten() - b.conv.weight.tensor.flatten()).square().sum() for k, b in zip(kept, model.blocks, strict=True))
+    norm = sum(block.conv.weight.tensor.square().sum() for block in model.blocks)
+    return small.train(model.training), (error / norm).sqrt().item()
+
+
+def _complex(tensor: Tensor) -> np.ndarray:
+    """Return a dense weight (*modes, C_in, 2, C_out) as complex (C_in, C_out, *modes)."""
+    re, im = tensor.detach().cpu().double().unbind(-2)
+    return torch.complex(re, im).movedim((-2, -1), (0, 1)).numpy()
+
+
+def _decompose(values: np.ndarray, tensor: TuckerWeight | CPWeight | TTWeight) -> None:
+    """Set the factors of `tensor` to those of the best approximation found of `values`."""
+    import tensorly
+    from tensorly.decomposition import parafac, tensor_train, tucker
+
+    factors: list[np.ndarray]
+    with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more components than one of the axes has entries
+        if isinstance(tensor, TuckerWeight):
+            core, factors = tucker(values, rank=tuple(tensor.core.shape[:-1]), n_iter_max=20)
+            _assign(tensor.core, core)
+        elif isinstance(tensor, CPWeight):
+            weights, factors = parafac(values, rank=tensor.weights.shape[0], n_iter_max=200, init="svd")
+            _assign(tensor.weights, weights)
+        else:
+            factors = list(tensor_train(values, rank=[1, *(a.shape[2] for a in tensor.factors)]).factors)
+    for parameter, factor in zip(tensor.factors, factors, strict=True):
+        _assign(parameter, factor)
+
+
+def _assign(parameter: Tensor, values: np.ndarray) -> None:
+    with torch.no_grad():
+        parameter.copy_(torch.view_as_real(torch.as_tensor(np.ascontiguousarray(values, dtype=np.complex128))))

@@ -10,6 +10,7 @@ from helpers import band_limited
 
 from opkernels.domains import Domain
 from opkernels.models import FNO, TFNO
+from opkernels.models.tfno import tensorize
 from opkernels.resample import resample
 
 KINDS = ["tucker", "cp", "tt"]
@@ -135,6 +136,28 @@ def test_trains_under_bf16_autocast():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensorize_finds_a_weight_that_is_of_low_rank(kind, joint):
+    few = tfno(factorization=kind, joint=joint, rank=2, n_parameters=1).double()
+    dense = dense_twin(few, n_parameters=1)
+    again, error = tensorize(dense, 2, factorization=kind, joint=joint)
+    assert error < (1e-2 if kind == "cp" else 1e-10)  # alternating least squares converges slowly
+    x, p = torch.randn(1, 2, 16, 12, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    torch.testing.assert_close(again(x, parameters=p), dense(x, parameters=p), rtol=0, atol=10 * error + 1e-9)
+
+
+def test_tensorize_reports_the_error_it_makes():
+    torch.manual_seed(0)
+    dense = FNO(TORUS, 2, 1, n_modes=(8, 7), hidden_channels=6, n_layers=2).eval()
+    errors = [tensorize(dense, rank)[1] for rank in (0.1, 0.3, 0.6, (6, 6, 7, 4))]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 0.5 and errors[-1] < 1e-6
+    small, error = tensorize(dense, 0.3, joint=True)
+    assert not small.training and 0.3 < error < 1
+    with pytest.raises(ValueError, match="tensorize got a TFNO"):
+        tensorize(small, 0.3)
 
 
 @pytest.mark.parametrize(
