@@ -19,7 +19,7 @@ from importlib import import_module
 
 __all__ = ["run_tasks"]
 
-_MAIN = "from opkernels.datasets.workers import serve; serve()"
+_MAIN = "from opkernels.datasets.workers import serve; serve({parent})"
 
 
 def run_tasks(function: str, job: dict, tasks: Sequence[int], workers: int) -> Iterator[int]:
@@ -59,8 +59,9 @@ def run_tasks(function: str, job: dict, tasks: Sequence[int], workers: int) -> I
             return next(waiting, None)
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _MAIN.format(parent=os.getpid())]
     processes = [
-        subprocess.Popen([sys.executable, "-c", _MAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
         for _ in range(min(workers, len(tasks)))
     ]
     try:
@@ -99,16 +100,16 @@ def _feed(process: subprocess.Popen, head: dict, following: Callable[[], int | N
         answers.put({"failed": told})
 
 
-def serve() -> None:
-    """Work until the parent closes the pipe or ends."""
+def serve(parent: int) -> None:
+    """Work until the parent, a process number, closes the pipe or ends."""
     import signal
 
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a solver prints is no answer
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     head = json.loads(sys.stdin.readline())
     run = _resolve(head["function"])

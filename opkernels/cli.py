@@ -213,7 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: Command, arguments: argparse.Namespace) -> int:
     module, function = command.home.split(":")
     try:
-        return int(getattr(import_module(f"opkernels.{module}"), function)(arguments) or 0)
+        code = int(getattr(import_module(f"opkernels.{module}"), function)(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of our output, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
