@@ -144,7 +144,7 @@ class CompressibleSPH1D:
         ------
         ValueError
             If the start is inconsistent, particles coincide, or the step is far above the stable one.
-        FloatingPointError
+        SolverError
             If the solution breaks down, with the step and the particle.
         """
         run = _Run(self, *self._begin(particles, velocities, energies, frozen))

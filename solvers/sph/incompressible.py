@@ -130,7 +130,7 @@ class IncompressibleSPH2D:
         ------
         ValueError
             If the start is inconsistent, particles coincide or lie beyond a wall, or the step is far above the stable one.
-        FloatingPointError
+        SolverError
             If the solution breaks down, with the step and the particle.
         """
         velocities = check_start("IncompressibleSPH2D", self.domain, particles, velocities)

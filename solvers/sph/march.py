@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from opkernels.particles import ParticleSet
+from opkernels.solvers.stepping import SolverError
 
 __all__ = ["ParticleState", "ParticleTrajectory", "march"]
 
@@ -96,7 +97,7 @@ def march(solver: _Solver, state: ParticleState, times: Sequence[float], t0: flo
     ------
     ValueError
         If times do not ascend from `t0`, or a given step is far above the stable one.
-    FloatingPointError
+    SolverError
         If a particle's state is not finite, or it crosses `reach` in one step.
     """
     times = [float(t) for t in times]
@@ -134,7 +135,7 @@ def _refuse_state(state: ParticleState, step: int, time: float) -> None:
     bad = (~torch.isfinite(speed)).nonzero()
     particle = int(bad[0]) if len(bad) else int(speed.argmax())
     what = "has a state that is not finite" if len(bad) else f"moves at {float(speed[particle]):.3g}, further than its support in one step"
-    raise FloatingPointError(
+    raise SolverError(
         f"particle {particle} {what} at step {step}, t = {time:.6g}; the step or the initial arrangement is the likely cause: "
         "lower dt, raise the sound speed, or start from particles at rest on a relaxed lattice"
     )

@@ -150,7 +150,7 @@ class WeaklyCompressibleSPH2D:
         ------
         ValueError
             If the start is inconsistent, particles coincide or lie beyond a wall, or the step is far above the stable one.
-        FloatingPointError
+        SolverError
             If the solution breaks down, with the step and the particle.
         """
         velocities = check_start("WeaklyCompressibleSPH2D", self.domain, particles, velocities)
