@@ -70,7 +70,7 @@ class Expression:
             self._tree = ast.parse(self.text.strip(), mode="eval").body
             self.used = frozenset(self._check(self._tree))
         except (SyntaxError, RecursionError, MemoryError) as error:
-            raise ValueError(f"cannot read the expression {self.text!r}; write it as 0.1 * sin(2*pi*(x + y))") from error
+            raise ValueError(f"cannot read the expression {self.text[:80]!r}; write it as 0.1 * sin(2*pi*(x + y))") from error
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r}, {list(self.names)})"
