@@ -8,10 +8,12 @@ from opkernels.solvers.random_fields import GaussianRandomField
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
 from opkernels.solvers.wave import Wave2D
+from opkernels.solvers.wave_mesh import MeshWave2D
 
 __all__ = [
     "Darcy2D",
     "GaussianRandomField",
+    "MeshWave2D",
     "NavierStokes2D",
     "SolverError",
     "SpectralWave",

@@ -13,7 +13,7 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.stepping import SolverError
 
-__all__ = ["check_evolution", "full_precision", "require_finite"]
+__all__ = ["check_evolution", "full_precision", "requested_times", "require_finite"]
 
 
 def check_evolution(
@@ -33,6 +33,11 @@ def check_evolution(
         raise ValueError(f"{name}.solve got u0 {got}; expected a tensor {shape} with channels {', '.join(fields)}")
     if u0.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name}.solve got u0 in {u0.dtype}; use float32 or float64")
+    return domain.grid_of(u0), requested_times(name, times, t0, dt)
+
+
+def requested_times(name: str, times: Sequence[float] | Tensor, t0: float, dt: float | None) -> list[float]:
+    """Return the times as numbers, or refuse times out of order and a step that is not positive."""
     if dt is not None and not (isinstance(dt, (int, float)) and math.isfinite(dt) and dt > 0):
         raise ValueError(f"{name}.solve got dt={dt!r}; give a positive time step or leave None")
     values = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
@@ -43,7 +48,7 @@ def check_evolution(
         raise ValueError(f"{name}.solve got times that do not increase: {values[i]:g} is followed by {values[i + 1]:g}")
     if values[0] < t0:
         raise ValueError(f"{name}.solve got times from {values[0]:g} on, before t0={t0:g}; ask for times at or after t0")
-    return domain.grid_of(u0), values.tolist()
+    return values.tolist()
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager:

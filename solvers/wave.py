@@ -39,7 +39,7 @@ from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
 from opkernels.solvers.stepping import SolverError
 from opkernels.solvers.wave_elements import ELEMENTS, Assembly, assemble, cell_parameters, edge_products, largest_frequency
 
-__all__ = ["Wave2D"]
+__all__ = ["Wave2D", "leapfrog"]
 
 Load = Callable[[float], Tensor | None]  # time -> lumped load F, (1 or B, H, W)
 
@@ -265,7 +265,7 @@ class _Run:
             force = self._force(time) if self.moving else self.steady
             return force if force is None or len(force) == 1 else force[part]
 
-        take = self._newmark if self.newmark else _leapfrog
+        take = self._newmark if self.newmark else leapfrog
         u, v = take(matrices, load, u, v, t, h, n)
         return torch.stack([u, v], dim=1).to(state.dtype)
 
@@ -313,7 +313,7 @@ def _force_on(matrices: Assembly, load: Tensor | None, u: Tensor, v: Tensor) -> 
     return force * matrices.free
 
 
-def _leapfrog(matrices: Assembly, load: Load, u: Tensor, v: Tensor, t: float, h: float, n: int) -> tuple[Tensor, Tensor]:
+def leapfrog(matrices: Assembly, load: Load, u: Tensor, v: Tensor, t: float, h: float, n: int) -> tuple[Tensor, Tensor]:
     """Take n steps: half a kick, then drifts and whole kicks in turn, and half a kick at the end.
 
     The first half is explicit in the drag and the last implicit, which together make a centered kick.

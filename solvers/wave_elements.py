@@ -65,6 +65,8 @@ class Assembly:
 
     def stiffness(self, u: Tensor) -> Tensor:
         """Return K u of nodal values (B, H, W)."""
+        if not torch.is_grad_enabled():
+            return _apply_edges(self.edges, self.wraps, u, self.weights)
         return _Stiffness.apply(self.edges, self.wraps, u, *self.weights)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Assembly:
@@ -103,6 +105,26 @@ def _unwrap(u: Tensor, wraps: tuple[bool, bool]) -> Tensor:
     return u
 
 
+def _apply_edges(edges, wraps: tuple[bool, bool], u: Tensor, weights) -> Tensor:
+    """Return K u; a sum of differences, since with a diagonal instead round-off would move constants in float32."""
+    u = _wrap(u, wraps)
+    n = u.shape[-2]
+    rows = u.new_empty(*u.shape[:-2], n + 1, u.shape[-1])  # fluxes along x, none beyond the ends
+    rows[..., 0, :] = 0
+    rows[..., n, :] = 0
+    inner = rows.narrow(-2, 1, n - 1)
+    torch.sub(u.narrow(-2, 1, n - 1), u.narrow(-2, 0, n - 1), out=inner)
+    inner.mul_(weights[0])
+    out = torch.sub(rows.narrow(-2, 0, n), rows.narrow(-2, 1, n))
+    for edge, w in zip(edges[1:], weights[1:], strict=True):
+        head, tail = _ends(u, edge)
+        flux = torch.sub(head, tail).mul_(w)
+        to_head, to_tail = _ends(out, edge)
+        to_head.add_(flux)
+        to_tail.sub_(flux)
+    return _unwrap(out, wraps)
+
+
 class _Stiffness(torch.autograd.Function):
     """K u, linear and symmetric in u and linear in the weights: its derivatives are made of itself."""
 
@@ -110,15 +132,7 @@ class _Stiffness(torch.autograd.Function):
     def forward(ctx, edges, wraps, u, *weights):
         ctx.edges, ctx.wraps = edges, wraps
         ctx.save_for_backward(u, *weights)
-        u = _wrap(u, wraps)
-        out = torch.zeros_like(u)
-        for edge, w in zip(edges, weights, strict=True):
-            head, tail = _ends(u, edge)
-            flux = torch.sub(head, tail).mul_(w)
-            to_head, to_tail = _ends(out, edge)
-            to_head.add_(flux)
-            to_tail.sub_(flux)
-        return _unwrap(out, wraps)
+        return _apply_edges(edges, wraps, u, weights)
 
     @staticmethod
     def backward(ctx, grad):
