@@ -163,7 +163,8 @@ class Backbone(nn.Module):
         width, options = hidden_channels, Block.of(block)
         entering = in_channels + position_channels(domain, positional_embedding)
         self.lifting = _mlp(entering, width, round(lifting_channel_ratio * width), activation)
-        _start_small(self.lifting)
+        if all(axis.periodic for axis in domain.axes):
+            _start_small(self.lifting)
         self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
         self.activation = activation_named(activation)
         n_embedding = width if n_parameters else 0
@@ -238,6 +239,8 @@ def _start_small(lifting: nn.Module) -> None:
 
     The usual start, uniform in +-1/sqrt(fan in), is meant for many inputs; with the one or two channels of a PDE it drives
     the first activation so far that its output is not resolved on 64 samples. The skips hand that error on to the end.
+    On domains with walls the jump at the wall is what limits the resolution, and the small start costs accuracy: relative
+    errors of .11 and .13 instead of .10 and .12 on Darcy flow at 16 and 32 samples.
     """
     first = lifting.first if isinstance(lifting, ChannelMLP) else lifting
     with torch.no_grad():
