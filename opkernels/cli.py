@@ -65,6 +65,13 @@ TRUTH = (
 
 COMMANDS = (
     Command(
+        "demo",
+        "the whole loop, small, on this machine, with pictures",
+        "demo:run",
+        (arg("-o", "--output", default="demo", metavar="FOLDER", help="where it happens (default: demo)"),),
+        "opkernels demo",
+    ),
+    Command(
         "generate",
         "solve a recipe and store the dataset",
         "datasets.generation:run",

@@ -32,6 +32,7 @@ ALLOWED = {  # room -> rooms it may import from
     "evaluation": ROOF,
     "interop": LEARNED,
     "distributed": {"domains", "transforms"},
+    "demo": ROOF | {"storage"},
     "cli": ROOF | {"interop"},
     "__main__": {"cli"},
     "__init__": ROOF | {"interop"},
