@@ -69,6 +69,10 @@ def test_eigenbasis_diagonalizes_second_differences(points, low, high, n):
     grid = Domain((Axis(0.5, 3.0, points=points),)).grid(n)
     basis = Eigenbasis(grid, ((low, high),))
     matrix = second_difference(points, low, high, basis.shape[0], grid.spacing[0])
+    places = grid.coordinates(dtype=torch.float64)[0][basis.unknowns[0]]
+    assert len(places) == basis.shape[0]
+    assert (places.min() > 0.5 + 1e-9) == (low == "dirichlet" or points == "cell")
+    assert (places.max() < 3.0 - 1e-9) == (high == "dirichlet" or points == "cell")
     x = torch.randn(5, basis.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     by_modes = basis.inverse(basis.eigenvalues(dtype=torch.float64) * basis.forward(x))
     torch.testing.assert_close(by_modes, x @ matrix.T, rtol=1e-12, atol=1e-11)
