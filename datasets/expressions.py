@@ -7,6 +7,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,9 +111,9 @@ class Expression:
                 return set().union(*(self._check(argument) for argument in node.args))
         raise ValueError(f"the expression {self.text!r} holds {ast.unparse(node)!r}; use numbers, pi, variables, + - * / ** and functions")
 
-    def _evaluate(self, node: ast.AST, values: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    def _evaluate(self, node: Any, values: Mapping[str, Tensor], like: Tensor) -> Tensor:
         match node:
-            case ast.Constant(value=value):
+            case ast.Constant(value=int() | float() as value):
                 return torch.as_tensor(float(value), dtype=like.dtype, device=like.device)
             case ast.Name(id="pi") if "pi" not in values:
                 return torch.as_tensor(math.pi, dtype=like.dtype, device=like.device)

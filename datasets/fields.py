@@ -81,7 +81,7 @@ class Field:
             stored = np.empty((0, *self.grid.shape), self.dtype)
         return restrict(stored, self.rule, self.grid, self.spatial)
 
-    def fill(self, out: np.ndarray, rows: Sequence[int], windows: Sequence[slice | np.ndarray]) -> None:
+    def fill(self, out: np.ndarray, rows: np.ndarray, windows: Sequence[slice | np.ndarray]) -> None:
         """Copy one window of steps of each sample into `out`, (B, steps, *spatial)."""
         array = self.array if self.evolving else None
         if array is None:

@@ -79,7 +79,7 @@ def _provenance(data: Trajectories) -> Iterator[tuple[str, str]]:
         yield "made by", f"{told['source']} ({told.get('versions', 'versions unknown')}), seed {told.get('seed', 'unknown')}"
     for key, what in (("solver_error", "n against 2n in float64"), ("solver_error_time", "dt against dt/2")):
         if key in told:
-            errors = np.atleast_1d(told[key])
+            errors = np.atleast_1d(np.asarray(told[key], dtype=np.float64))
             middle = f"{errors[len(errors) // 2]:.2g} half way, " if len(errors) > 2 else ""
             yield "solver's error", f"{middle}{errors[-1]:.2g} at last, {errors.max():.2g} at most (relative L2, {what})"
     if "recipe" in told:
@@ -91,7 +91,7 @@ def _provenance(data: Trajectories) -> Iterator[tuple[str, str]]:
             yield "recipe" if i == 0 else "", line
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.4g} {unit}"
@@ -168,7 +168,7 @@ def _plane(field: Field, data: Trajectories, row: int, step: int) -> np.ndarray:
 
 
 def _extent(data: Trajectories, field: Field) -> dict:
-    axes = data.domain.axes
+    axes = list(data.domain.axes)
     if len(axes) > 1:
         return {"extent": (axes[0].lower, axes[0].upper, axes[1].lower, axes[1].upper)}
     span = (data.times[0], data.times[-1]) if field.evolving and data.times is not None else (0.0, 1.0)

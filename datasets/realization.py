@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def restriction_rules(recipe: Recipe) -> dict[str, str]:
 class _Inputs:
     """What a solver is given for some samples, in float64: its arguments and its first state."""
 
-    arguments: dict[str, object]
+    arguments: dict[str, Any]
     state: Tensor  # (B, C, *spatial)
 
     def resampled(self, source: Grid, target: Grid) -> _Inputs:

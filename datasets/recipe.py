@@ -29,9 +29,10 @@ import difflib
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from opkernels import solvers
 from opkernels.datasets.expressions import Expression, constant
@@ -193,63 +194,78 @@ def read_recipe(recipe: str | os.PathLike | Mapping) -> Recipe:
         With every mistake found: unknown keys (and what was probably meant), missing keys, values of the wrong kind.
     """
     data, mistakes = load_data(recipe), _Mistakes()
+    _check_keys(data, mistakes)
+    values = {key: mistakes.of(read, data.get(key, default)) for key, (read, default) in _OPTIONS.items()}
+    for key, read in (("solver", _solver), ("domain", _domain), ("samples", _samples), ("times", _times)):
+        values[key] = mistakes.of(read, data[key]) if data.get(key) is not None else None
+    if values["solver"]:
+        _check_kind(data, values["solver"], mistakes)
+    if values["domain"] and data.get("resolution") is not None:
+        values["resolution"] = mistakes.of(_resolution, data["resolution"], values["domain"])
+    if values["domain"] and values["solver"]:
+        _read_formulas(data, values, mistakes)
+    mistakes.refuse(recipe)
+    solver, times, resolution = values.pop("solver"), values["times"], values["resolution"]
+    numbers = len(solver.fields) * (1 if times is None else len(times)) * math.prod(resolution)
+    fit = _SHARD_BYTES // (numbers * (4 if values["dtype"] == "float32" else 8))
+    values["batch"] = values["batch"] or max(1, min(_LARGEST_BATCH, fit))
+    plain = {key: data[key] for key in (*_REQUIRED, *_needs(solver))}
+    plain |= {key: data.get(key, default) for key, (_, default) in _OPTIONS.items()}
+    plain |= {key: values[key] for key in ("samples", "seed", "dt", "batch", "checked")} | {"resolution": list(resolution)}
+    del values["title"], values["references"]
+    return Recipe(solver=solver.__name__, plain=plain, **values)
+
+
+def _is_stationary(solver) -> bool:
+    return "times" not in inspect.signature(solver.solve).parameters
+
+
+def _needs(solver) -> tuple[str, ...]:
+    """Keys that this kind of solver needs beside those of all."""
+    return ("coefficient",) if _is_stationary(solver) else ("initial", "times")
+
+
+def _check_keys(data: Mapping, mistakes: _Mistakes) -> None:
     known = [*_REQUIRED, "initial", "coefficient", "times", *_OPTIONS]
     for key in data:
         if key not in known:
             mistakes.append(f"there is no key {key}; {_hint(str(key), known)}")
-    for key in _REQUIRED:
+    _check_missing(data, _REQUIRED, mistakes)
+
+
+def _check_missing(data: Mapping, keys: Sequence[str], mistakes: _Mistakes) -> None:
+    for key in keys:
         if data.get(key) is None:
             mistakes.append(f"the key {key} is missing; add for instance {key}: {_EXAMPLES[key]}")
-    solver = mistakes.of(_solver, data["solver"]) if data.get("solver") is not None else None
-    domain = mistakes.of(_domain, data["domain"]) if data.get("domain") is not None else None
-    options = {key: mistakes.of(read, data.get(key, default)) for key, (read, default) in _OPTIONS.items()}
-    samples = mistakes.of(_whole, data["samples"], "samples", 1) if data.get("samples") is not None else None
-    stationary = solver is not None and "times" not in inspect.signature(solver.solve).parameters
-    need, spare = (["coefficient"], ["initial", "times"]) if stationary else (["initial", "times"], ["coefficient"])
-    for key in need if solver else []:
-        if data.get(key) is None:
-            mistakes.append(f"the key {key} is missing; add for instance {key}: {_EXAMPLES[key]}")
-    for key in spare if solver else []:
+
+
+def _check_kind(data: Mapping, solver, mistakes: _Mistakes) -> None:
+    """Refuse keys of the other kind of solver, and a lack of those of this one."""
+    _check_missing(data, _needs(solver), mistakes)
+    for key in {"initial", "coefficient", "times"} - set(_needs(solver)):
         if data.get(key) is not None:
-            mistakes.append(f"{solver.__name__} is {'stationary' if stationary else 'an evolution'} and has no {key}; remove it")
-    times = mistakes.of(_times, data["times"]) if data.get("times") is not None else None
-    if domain and solver:
-        resolution = mistakes.of(_resolution, data["resolution"], domain) if data.get("resolution") is not None else None
-        laws = {name: mistakes.of(_law, value, f"parameters.{name}") for name, value in (options["parameters"] or {}).items()}
-        arguments = mistakes.of(_arguments, data["solver"], solver, [*domain.names, *([] if stationary else ["t"]), *laws], mistakes) or {}
-        laws |= {name: value for name, value in arguments.items() if isinstance(value, Law)}
-        inputs = mistakes.of(_inputs, data.get("initial", data.get("coefficient")), solver, stationary, [*domain.names, *laws], mistakes)
-    mistakes.refuse(recipe)
-    fields_, itemsize = (
-        (1 + len(solver.fields)) if stationary else len(solver.fields) * len(times),
-        4 if options["dtype"] == "float32" else 8,
-    )
-    fit = max(1, _SHARD_BYTES // (fields_ * math.prod(resolution) * itemsize))
-    batch = options["batch"] or min(_LARGEST_BATCH, fit)
-    plain = {key: data[key] for key in (*_REQUIRED, *need)} | {key: options[key] for key in _OPTIONS} | {"batch": batch}
-    plain |= {"resolution": list(resolution), "samples": samples}
-    return Recipe(
-        solver.__name__,
-        arguments,
-        domain,
-        inputs,
-        times,
-        resolution,
-        samples,
-        options["seed"],
-        batch,
-        options["checked"],
-        options["dt"],
-        options["dtype"],
-        laws,
-        plain,
-    )
+            mistakes.append(
+                f"{solver.__name__} is {'stationary' if _is_stationary(solver) else 'an evolution'} and has no {key}; remove it"
+            )
+
+
+def _read_formulas(data: Mapping, values: dict, mistakes: _Mistakes) -> None:
+    """Read laws, the solver's arguments and its inputs, which may use one another's names."""
+    solver, axes = values["solver"], values["domain"].names
+    laws = {name: mistakes.of(_law, law, f"parameters.{name}") for name, law in (values["parameters"] or {}).items()}
+    names = [*axes, *([] if _is_stationary(solver) else ["t"]), *laws]
+    values["arguments"] = mistakes.of(_arguments, data["solver"], solver, names, mistakes) or {}
+    laws |= {name: value for name, value in values["arguments"].items() if isinstance(value, Law)}
+    form = data.get("coefficient" if _is_stationary(solver) else "initial")
+    if form is not None:
+        values["inputs"] = mistakes.of(_inputs, form, solver, [*axes, *laws], mistakes)
+    values["parameters"] = laws
 
 
 class _Mistakes(list):
     """What is wrong with a recipe."""
 
-    def of(self, read, *arguments):
+    def of(self, read: Callable, *arguments) -> Any:
         """Return what `read` makes of the arguments, or note its complaint."""
         try:
             return read(*arguments)
@@ -274,6 +290,10 @@ def _whole(value, what: str, lowest: int) -> int:
     if number != int(number) or number < lowest or number >= 1 << 32:
         raise ValueError(f"{what} is {value!r}; give a whole number of at least {lowest}")
     return int(number)
+
+
+def _samples(value) -> int:
+    return _whole(value, "samples", 1)
 
 
 def _dtype(value) -> str:
@@ -413,9 +433,9 @@ def _arguments(value: Mapping, solver, names: list[str], mistakes: _Mistakes) ->
     return {key: mistakes.of(_value, item, f"solver.{key}", names) for key, item in arguments.items()}
 
 
-def _inputs(value, solver, stationary: bool, names: list[str], mistakes: _Mistakes) -> dict:
+def _inputs(value, solver, names: list[str], mistakes: _Mistakes) -> dict:
     """Return what each field starts from: one form for a solver of one field, else one by name."""
-    wanted = ("coefficient",) if stationary else solver.fields
+    wanted = ("coefficient",) if _is_stationary(solver) else solver.fields
     by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}
     if not by_name and len(wanted) > 1:
         raise ValueError(f"initial is {value!r}; give one for each of {', '.join(wanted)}")

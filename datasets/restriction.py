@@ -80,6 +80,7 @@ def restrict(values: np.ndarray, rule: str, source: Grid, shape: tuple[int, ...]
     lead = values.ndim - source.ndim
     for a, (axis, n, m) in enumerate(zip(source.domain.axes, source.shape, shape, strict=True)):
         factor = _stride(rule, axis, n, m)
+        assert factor is not None, "check_restriction has seen to it"
         if rule == "mean":
             blocks = values.reshape(*values.shape[: lead + a], m, factor, *values.shape[lead + a + 1 :])
             kind = values.dtype if values.dtype.kind == "f" else np.float32

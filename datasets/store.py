@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,13 +111,13 @@ class Header:
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape of a field: (N, T, *shape), or (N, *shape) where it has no time axis."""
-        steps = (len(self.times),) if "time" in self.dims(name) else ()
+        steps = (len(self.times),) if self.times is not None and "time" in self.dims(name) else ()
         return (self.samples, *steps, *self.shape)
 
 
 def axis_attributes(axis: Axis, n: int, letter: str | None) -> dict:
     """CF attributes of a spatial coordinate, from which the axis can be made again."""
-    attributes = {
+    attributes: dict[str, object] = {
         "long_name": f"{axis.name} coordinate",
         "units": "1",
         "domain_min": axis.lower,
@@ -141,7 +142,7 @@ def check_times(times) -> np.ndarray:
 
 def time_attributes(times: np.ndarray) -> dict:
     """CF attributes of the time coordinate; dt where it is constant."""
-    attributes = {"long_name": "time", "units": "1", "axis": "T"}
+    attributes: dict[str, object] = {"long_name": "time", "units": "1", "axis": "T"}
     steps = np.diff(times)
     if len(steps) and np.allclose(steps, steps[0], rtol=1e-9, atol=0):
         attributes["dt"] = float((times[-1] - times[0]) / len(steps))
@@ -161,7 +162,8 @@ def cannot_write(path: Path, error: OSError) -> ValueError:
         errno.ENOENT: "its folder cannot be made; choose another folder",
     }
     number = error.errno or next((n for n in known if f"errno = {n}," in str(error) or f"(os error {n})" in str(error)), None)
-    return ValueError(f"cannot write {path}: {known.get(number, error.strerror or error)}")
+    told = known.get(number or 0, error.strerror or str(error))
+    return ValueError(f"cannot write {path}: {told}")
 
 
 def write(path: str | os.PathLike, header: Header, blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]]) -> None:
@@ -276,14 +278,14 @@ class StoredArray:
         return self.offset is not None
 
     @property
-    def array(self):
+    def array(self) -> Any:
         """The memory map, or the dataset of h5py, opened in this process."""
         if self._data is None or (self._process != os.getpid() and not self.mapped):
             self._data, self._process = self._open(), os.getpid()
         return self._data
 
-    def _open(self):
-        if self.mapped:
+    def _open(self) -> Any:
+        if self.offset is not None:
             array = np.memmap(self.path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
             return array.view(np.ndarray)  # slicing a plain array is several times cheaper
         import h5py
@@ -337,7 +339,7 @@ def _header_of(file, path: Path) -> tuple[Header, dict[str, StoredArray]]:
     dims = {}
     for name, item in file.items():
         if isinstance(item, h5py.Dataset) and not item.is_scale:
-            dims[name] = tuple(Path(scale[0].name).name if len(scale) else "" for scale in item.dims)
+            dims[name] = tuple(Path(str(scale[0].name)).name if len(scale) else "" for scale in item.dims)
     shape = tuple(len(file[name]) for name in domain.names)
     times = file["time"][:].astype(np.float64) if "time" in file else None
     fields, parameters, arrays = {}, {}, {}

@@ -135,12 +135,12 @@ class Trajectories:
             If a window leaves the stored steps, or a sample or a field does not exist.
         """
         rows = _numbers(samples, len(self), "sample")
-        starts = np.asarray(starts).reshape(-1)
-        if len(starts) != len(rows):
-            raise ValueError(f"got {len(rows)} samples and {len(starts)} starts; give one start for each sample")
-        if len(starts) and (starts.min() < 0 or starts.max() + length > self.n_times):
-            raise ValueError(f"a window of {length} steps from step {starts.max()} leaves the {self.n_times} stored steps; start earlier")
-        return self._gather(rows, [slice(start, start + length) for start in starts.tolist()], length, fields)
+        first = np.asarray(starts).reshape(-1)
+        if len(first) != len(rows):
+            raise ValueError(f"got {len(rows)} samples and {len(first)} starts; give one start for each sample")
+        if len(first) and (first.min() < 0 or first.max() + length > self.n_times):
+            raise ValueError(f"a window of {length} steps from step {first.max()} leaves the {self.n_times} stored steps; start earlier")
+        return self._gather(rows, [slice(start, start + length) for start in first.tolist()], length, fields)
 
     def _gather(self, rows: np.ndarray, windows: Sequence[slice | np.ndarray], length: int, names: Sequence[str] | None) -> Tensor:
         """Read into one buffer."""
@@ -255,19 +255,20 @@ class Trajectories:
         """
         arrays = {name: _numpy(values, name) for name, values in fields.items()}
         times = None if times is None else store.check_times(times)
-        rules = restriction if isinstance(restriction, Mapping) else dict.fromkeys(arrays, restriction)
+        rules = dict(restriction) if isinstance(restriction, Mapping) else dict.fromkeys(arrays, restriction)
+        if not set(rules) <= set(arrays):
+            raise ValueError(f"restriction names {', '.join(rules)}, but the fields are {', '.join(arrays)}; give one for each field")
         parts, samples, shape = {}, None, None
         for name, array in arrays.items():
             evolving = times is not None and array.ndim == domain.ndim + 2
-            expected = ("samples", *([len(times)] if evolving else []), *(shape or domain.names))
-            if array.ndim != domain.ndim + 1 + evolving or (evolving and array.shape[1] != len(times)):
-                expected = ("samples", *([] if times is None else [len(times)]), *domain.names)
-                raise ValueError(f"got {name} of shape {array.shape}; expected ({', '.join(map(str, expected))}) on this domain")
+            steps = (len(times),) if times is not None and evolving else ()
+            if array.ndim != domain.ndim + 1 + evolving or array.shape[1 : 1 + evolving] != steps or not len(array):
+                expected = ("samples", *([] if times is None else [str(len(times))]), *domain.names)
+                raise ValueError(f"got {name} of shape {array.shape}; expected ({', '.join(expected)}) on this domain")
             samples, shape = samples or len(array), shape or array.shape[-domain.ndim :]
             if len(array) != samples or array.shape[-domain.ndim :] != shape:
-                raise ValueError(
-                    f"got {name} of shape {array.shape} beside a field of {samples} samples on {shape}; give all the same sizes"
-                )
+                told = f"a field of {samples} samples on {shape}"
+                raise ValueError(f"got {name} of shape {array.shape} beside {told}; give all the same sizes")
             rule = rules.get(name) or default_rule(domain)
             if rule not in RULES:
                 raise ValueError(f"got restriction={rule!r} for {name}; choose one of {', '.join(RULES)}")

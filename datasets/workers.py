@@ -77,15 +77,14 @@ def run_tasks(function: str, job: dict, tasks: Sequence[int], workers: int) -> I
     finally:
         for process in processes:
             process.kill()
-            process.wait()
-            process.stdout.close()
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+            with contextlib.suppress(OSError), process:  # closes its pipes and waits for it
+                pass
 
 
 def _feed(process: subprocess.Popen, head: dict, following: Callable[[], int | None], answers: queue.Queue) -> None:
     """Keep one worker busy; runs in a thread of the parent."""
     task = None
+    assert process.stdin and process.stdout, "both are pipes"
     try:
         process.stdin.write(json.dumps(head) + "\n")
         while (task := following()) is not None:

@@ -74,7 +74,8 @@ def _axis_of(dataset, name: str) -> Axis:
             "pass domain=, or set its attributes domain_min, domain_max and boundary_condition"
         )
     periodic = attributes["boundary_condition"] == "periodic"
-    position = {"cell_center": "cell"}.get(attributes.get("position"), attributes.get("position", "node" if periodic else "cell"))
+    position = str(attributes.get("position", "node" if periodic else "cell"))
+    position = "cell" if position == "cell_center" else position
     return Axis(float(attributes["domain_min"]), float(attributes["domain_max"]), periodic=periodic, points=position, name=name)
 
 

@@ -254,6 +254,10 @@ def test_refusals_of_arrays():
         Trajectories.from_arrays({}, domain)
     with pytest.raises(ValueError, match="complex fields as two real ones"):
         Trajectories.from_arrays({"u": good + 1j}, domain, times=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"got u of shape \(0, 3, 8, 6\)"):
+        Trajectories.from_arrays({"u": good[:0]}, domain, times=[0, 1, 2])
+    with pytest.raises(ValueError, match="restriction names w, but the fields are u"):
+        Trajectories.from_arrays({"u": good}, domain, times=[0, 1, 2], restriction={"w": "mean"})
     with pytest.raises(ValueError, match="choose one of spectral, mean, nodal"):
         Trajectories.from_arrays({"u": good}, domain, times=[0, 1, 2], restriction="linear")
 
