@@ -197,9 +197,10 @@ def fit(
         criterion = loss_by_name(loss) if isinstance(loss, str) else loss
         prepared.surrogate.notes |= {"seed": seed, "epochs": epochs, "regime": prepared.regime.kind, "loss": settings["loss"]}
         run = _Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)
+        run.begin(resume)
         if on_start is not None and group.rank == 0:
             on_start()
-        return run.train(resume, quiet)
+        return run.train(quiet)
     finally:
         group.leave()
 
@@ -224,12 +225,14 @@ class _Run:
         counts = [prepared.train.count(self._offsets(e)) for e in range(epochs)]
         self.total_steps = sum(math.ceil(n / batch_size) for n in counts)
 
-    def train(self, resume: bool, quiet: bool) -> Surrogate:
+    def begin(self, resume: bool) -> None:
         self.group.copy_from_first(self.model)
         if self.folder and resume and (self.folder / LAST).is_file():
             self.progress = read_checkpoint(self.folder, self.surrogate, self.optimizer, self.settings)
             if self.progress.scaler:
                 self.scaler.load_state_dict(self.progress.scaler)
+
+    def train(self, quiet: bool) -> Surrogate:
         writes = self.group.rank == 0
         log = Log(self.folder if writes else None, self.progress.epoch, open_sinks(self.options.log, self.folder) if writes else ())
         with _quietly_random(self.group.device), self._interruptible(), _bar(self, log, quiet or not writes) as show:

@@ -54,7 +54,7 @@ SCRIPT = textwrap.dedent(
     for folder in sys.stdin if sys.argv[1] == "fork" else ():  # every line a run in a child of its own, which may be killed
         child = os.fork()
         if not child:
-            train(folder.strip(), 40)
+            train(folder.strip(), 20)
             os._exit(0)
         print(child, flush=True)
         print("ended", os.waitpid(child, 0)[1], flush=True)
@@ -90,7 +90,7 @@ def nursery(tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, same_weights, nursery):
-    epochs = 40
+    epochs = 20
 
     def run(folder, patience=None):
         """Run, and kill after `patience` seconds of training; return whether the run was cut off."""
