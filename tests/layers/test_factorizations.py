@@ -53,7 +53,7 @@ def test_dense_apply_and_mean_square_equal_the_definition(kind, modes, joint):
 @pytest.mark.parametrize("rank", [1, 0.003, 0.05, 0.42, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_starts_with_the_standard_deviation_asked_for_at_every_rank_and_in_every_layer(kind, rank, joint):
-    shape = (*([4] if joint else []), 16, 24, 15, 8)
+    shape = (*([4] if joint else []), 12, 16, 9, 5)
     every = written_out(weight(shape, kind, rank, joint=joint), kind, shape)
     for one in every if joint else [every]:
         for part in (one.real, one.imag):
@@ -68,7 +68,7 @@ def test_all_factors_share_the_scale(kind):
     assert max(stds) < 1.6 * min(stds)
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 16, 7), (32, 32, 15, 8), (4, 16, 16, 15, 8), (8, 12, 9)])
+@pytest.mark.parametrize("shape", [(32, 32, 16, 7), (4, 12, 12, 9, 5), (8, 12, 9)])
 @pytest.mark.parametrize("rank", [0.02, 0.1, 0.5, 1.0])
 def test_shares_become_tuckers_ranks_as_in_tensorly_and_every_kinds_share_of_the_entries(shape, rank):
     from tensorly.tucker_tensor import validate_tucker_rank

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import band_limited
+from helpers import band_limited, fake_cuda
 
 from opkernels.domains import Axis, Domain
 from opkernels.models.unet import UNet
@@ -61,6 +61,12 @@ def test_parameters_change_the_output_of_their_own_sample():
 def test_output_shape_samples_the_same_function():
     model, x = unet(), band_limited((16, 12), channels=2)
     torch.testing.assert_close(model(x, output_shape=(24, 9)), resample(model(x), TORUS.grid(16, 12), (24, 9)))
+
+
+def test_runs_on_fake_cuda_without_mixing_devices():
+    with fake_cuda():
+        model = UNet(TORUS, 2, 3, hidden_channels=8, n_layers=3)
+        assert model(torch.randn(2, 2, 16, 15), output_shape=(9, 9)).device.type == "cuda"
 
 
 def test_learns_one_batch():
