@@ -2,7 +2,7 @@
 
     drho_i/dt = rho_i sum_j V_j v_ij . grad W + delta h c sum_j V_j psi_ij . grad W
     m_i dv_i/dt = sum_j V_i V_j F { [ -(p_i + p_j) + rho_0 alpha h c v_ij . x_ij / r^2 ] x_ij + 2 rho_0 nu v_ij } + m_i g
-    psi_ij = 2 (rho_j - rho_i) x_ji / r^2 - (G_i + G_j),   G_i = L_i sum_j V_j (rho_j - rho_i) grad W
+    psi_ij . grad W = [ -2 (rho_j - rho_i) - (G_i + G_j) . x_ij ] F,   G_i = L_i sum_j V_j (rho_j - rho_i) grad W
     L_i = [ sum_j V_j x_ji (x) grad W ]^-1,   grad W = F x_ij,   V = m / rho,   p = p(rho)
 
 Momentum is conserved to round-off (every pair force is antisymmetric bit for bit), angular momentum too without nu
@@ -204,16 +204,21 @@ class _Run:
         )
         pairs = pair_geometry(listed, x, everything.x, support)
         factor = solver.kernel.factor(pairs.r, support)
-        force, compression = self._pair_forces(pairs, factor, everything, len(x))
+        volume = pairs.at_j(everything.volume)
+        weight = volume * factor
+        force, compression = self._pair_forces(pairs, factor, volume, weight, everything)
         a = force / self.m[:, None] + self.gravity
         if solver.forcing is not None:
             a = a + solver.forcing(x, time)
         rate = rho * compression
-        shape = None
+        shape = shift = None
+        if solver.diffusion or solver.shifting:
+            densities = pairs.at_i(rho), pairs.at_j(everything.rho)
         if solver.diffusion:
-            diffused, shape = self._diffusion(pairs, factor, everything, len(x))
+            diffused, shape = self._diffusion(pairs, weight, densities, len(x))
             rate = rate + solver.diffusion * self.h * solver.sound_speed * diffused
-        shift = self._shift(pairs, factor, everything, v, shape) if solver.shifting else None
+        if solver.shifting:
+            shift = self._shift(pairs, weight, densities, v, shape)
         return FlowRates(a, rate, p, shift)
 
     def _batch(self, everything: _Everything) -> Tensor | None:
@@ -240,56 +245,56 @@ class _Run:
             mirrored = 2 * v_w - v_fluid
         return fluid.append(x_w, v_w, mirrored, rho_w, p_w, volume, viscous, batch_w)
 
-    def _pair_forces(self, pairs: Pairs, factor: Tensor, all_: _Everything, n: int) -> tuple[Tensor, Tensor]:
+    def _pair_forces(self, pairs: Pairs, factor: Tensor, volume: Tensor, weight: Tensor, all_: _Everything) -> tuple[Tensor, Tensor]:
         """Return forces (N, 2) and the relative rate of compression sum_j V_j v_ij . grad W (N,)."""
-        solver, i, j = self.solver, pairs.at_i, pairs.at_j
-        (dx, dy), volume = pairs.d, j(all_.volume)
-        vx, vy = all_.v.unbind(1)
-        vx, vy = vx.contiguous(), vy.contiguous()
-        vx, vy = i(vx) - j(vx), i(vy) - j(vy)
-        approach = vx * dx + vy * dy
-        compression = pairs.sum(volume * factor * approach)
+        solver, i, j, (dx, dy) = self.solver, pairs.at_i, pairs.at_j, pairs.d
+        ux, uy = (c.contiguous() for c in all_.v.unbind(1))
+        ux_i, uy_i = i(ux), i(uy)
+        vx, vy = ux_i - j(ux), uy_i - j(uy)
+        approach = torch.addcmul(vx * dx, vy, dy)
+        compression = pairs.sum(weight * approach)
         central = -(i(all_.p) + j(all_.p))
         if solver.alpha:
             strength = solver.rest_density * solver.alpha * self.h * solver.sound_speed
             viscous = approach * strength / (pairs.r2 + 1e-12 * self.particles.support**2)
             central = central + (viscous if self.walls is None else viscous * (j(all_.viscous_volume) / volume))
-        both = i(all_.volume) * volume * factor
+        both = i(all_.volume) * volume * factor  # in this order, equal for (i, j) and (j, i) to the last bit
         central = central * both
         fx, fy = central * dx, central * dy
         if isinstance(self.viscosity, Tensor) or self.viscosity:
             nu = i(self.viscosity) if isinstance(self.viscosity, Tensor) else self.viscosity
-            drag = 2 * solver.rest_density * nu * (both if self.walls is None else i(all_.volume) * j(all_.viscous_volume) * factor)
+            drag = (2 * solver.rest_density * nu) * both
             if self.walls is not None:
+                drag = drag * (j(all_.viscous_volume) / volume)
                 ux, uy = (c.contiguous() for c in all_.mirrored.unbind(1))
-                vx, vy = i(all_.v[:, 0].contiguous()) - j(ux), i(all_.v[:, 1].contiguous()) - j(uy)
-            fx, fy = fx + drag * vx, fy + drag * vy
+                vx, vy = ux_i - j(ux), uy_i - j(uy)
+            fx, fy = torch.addcmul(fx, drag, vx), torch.addcmul(fy, drag, vy)
         return torch.stack([pairs.sum(fx), pairs.sum(fy)], 1), compression
 
-    def _diffusion(self, pairs: Pairs, factor: Tensor, all_: _Everything, n: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """sum_j V_j psi_ij . grad W over the fluid, and the moments sum_j V_j x_ji (x) grad W = L^-1 (xx, xy, yy)."""
+    def _diffusion(self, pairs: Pairs, weight: Tensor, densities: tuple[Tensor, Tensor], n: int):
+        """Return sum_j V_j psi_ij . grad W over the fluid, and the moments L^-1 = sum_j V_j x_ji (x) grad W (xx, xy, yy)."""
         i, j, (dx, dy) = pairs.at_i, pairs.at_j, pairs.d
-        fluid = all_.volume.clone() if self.walls is None else torch.cat([all_.volume[:n], torch.zeros_like(all_.volume[n:])])
-        weight = j(fluid) * factor
-        jump = j(all_.rho) - i(all_.rho)
-        moments = tuple(-pairs.sum(weight * a * b) for a, b in ((dx, dx), (dx, dy), (dy, dy)))
-        slope = (pairs.sum(weight * jump * dx), pairs.sum(weight * jump * dy))
-        gx, gy = _solve_moments(moments, slope)
         if self.walls is not None:
-            empty = torch.zeros_like(all_.volume[n:])
-            gx, gy = torch.cat([gx, empty]), torch.cat([gy, empty])
-        small = 1e-12 * self.particles.support**2
-        psi = -2 * jump * (pairs.r2 / (pairs.r2 + small)) - ((i(gx) + j(gx)) * dx + (i(gy) + j(gy)) * dy)
-        return pairs.sum(weight * psi), moments
+            weight = weight * (pairs.neighbors.col < n)
+        jump = densities[1] - densities[0]
+        wx, wy = weight * dx, weight * dy
+        moments = (-pairs.sum(wx * dx), -pairs.sum(wx * dy), -pairs.sum(wy * dy))
+        gx, gy = _solve_moments(moments, (pairs.sum(jump * wx), pairs.sum(jump * wy)))
+        sx, sy = gx, gy
+        if self.walls is not None:
+            empty = torch.zeros(pairs.neighbors.n_senders - n, dtype=gx.dtype, device=gx.device)
+            sx, sy = torch.cat([gx, empty]), torch.cat([gy, empty])
+        flux = -2 * weight * jump - (i(gx) + j(sx)) * wx - (i(gy) + j(sy)) * wy
+        return pairs.sum(flux), moments
 
-    def _shift(self, pairs: Pairs, factor: Tensor, all_: _Everything, v: Tensor, moments) -> Tensor:
-        """Displacement from crowded to empty places (Sun et al. 2017, eq. 15), at most 0.05 spacings."""
+    def _shift(self, pairs: Pairs, weight: Tensor, densities: tuple[Tensor, Tensor], v: Tensor, moments) -> Tensor:
+        """Return displacements from crowded to empty places (Sun et al. 2017, eq. 15), at most 0.05 spacings."""
         solver, support = self.solver, self.particles.support
         with torch.no_grad():
-            i, j, (dx, dy) = pairs.at_i, pairs.at_j, pairs.d
+            (dx, dy), (rho_i, rho_j) = pairs.d, densities
             lattice = float(solver.kernel.value(torch.tensor(self.spacing, dtype=torch.float64), support))
             crowded = 1 + 0.2 * (solver.kernel.value(pairs.r, support) / lattice).square().square()
-            weight = crowded * factor * j(all_.rho * all_.volume) / (i(all_.rho) + j(all_.rho))
+            weight = crowded * weight * rho_j / (rho_i + rho_j)
             direction = torch.stack([pairs.sum(weight * dx), pairs.sum(weight * dy)], 1)
             speed = v.norm(dim=1)
             if self.batch is None:
