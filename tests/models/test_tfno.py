@@ -29,9 +29,10 @@ def dense_twin(model, **options):
     missing, unexpected = twin.load_state_dict(rest, strict=False)
     assert not unexpected and all("conv.weight" in name for name in missing)
     with torch.no_grad():
-        for ours, theirs in zip(model.blocks, twin.blocks, strict=True):
-            weight = ours.conv.weight
-            dense = weight.tensor.mode_first(weight.layer, torch.float64).dense()
+        for layer, (ours, theirs) in enumerate(zip(model.blocks, twin.blocks, strict=True)):
+            joint = model.joint_weight
+            weight = ours.conv.weight.tensor.mode_first(0, torch.float64) if joint is None else joint.mode_first(layer, torch.float64)
+            dense = weight.dense()
             theirs.conv.weight.tensor.copy_(dense.reshape(theirs.conv.weight.tensor.shape))
     return twin
 
