@@ -185,6 +185,15 @@ def test_split_and_select():
             data.split(train=bad)
 
 
+def test_a_selection_of_trajectories_reads_its_own_samples(stored):
+    data = stored(torus(8, 6, samples=5))
+    everything, part = data.read(), data.select([4, 1, 3])
+    assert torch.equal(part.read(), everything[[4, 1, 3]]) and torch.equal(part.read([2, 0]), everything[[3, 4]])
+    assert torch.equal(part.windows([1, 2], [2, 0], 2), torch.stack([everything[1, 2:4], everything[3, 0:2]]))
+    np.testing.assert_array_equal(np.asarray(part.fields["u"]), everything[[4, 1, 3], :, 0])
+    np.testing.assert_array_equal(part.to_xarray().u, everything[[4, 1, 3], :, 0])
+
+
 def test_pickles_hold_the_path_and_open_again(tmp_path):
     torus(64, 48, samples=6).save(tmp_path / "data.nc")
     data = open_trajectories(tmp_path / "data.nc")
