@@ -30,7 +30,7 @@ from torch import Tensor
 
 from opkernels.domains import Axis, Grid, table
 
-__all__ = ["resample"]
+__all__ = ["interpolate", "resample"]
 
 _MATRIX_LIMIT = 512 * 512  # entries up to which a matrix beats (and is kept in the cache of) an FFT
 
@@ -123,14 +123,14 @@ def _transfer(source: Axis, n: int, target: Axis, m: int, device) -> Tensor:
     if source.periodic:
         return _fourier(source, n, target, m).to(device)
     if m >= n:
-        return _interpolation(source, n, target.coordinates(m, dtype=torch.float64)).to(device)
+        return interpolate(source, n, target.coordinates(m, dtype=torch.float64)).to(device)
     # Least squares through the interpolant of the coarse samples, min_c sum w (P c - f)^2. The kinds
     # of points agree, so the normal equations are well conditioned (below 10^4).
     x = target.coordinates(n, dtype=torch.float64)
-    p = _interpolation(target, m, x)
+    p = interpolate(target, m, x)
     weighted = p.T * target.weights(n, dtype=torch.float64)
     fit = torch.linalg.solve(weighted @ p, weighted)
-    return (fit if source.points == target.points else fit @ _interpolation(source, n, x)).to(device)
+    return (fit if source.points == target.points else fit @ interpolate(source, n, x)).to(device)
 
 
 def _fourier(source: Axis, n: int, target: Axis, m: int) -> Tensor:
@@ -161,7 +161,7 @@ def _fourier_fft(x: Tensor, source: Axis, n: int, target: Axis, m: int) -> Tenso
     return torch.fft.irfft(x_hat * shift.to(x_hat.dtype), n=m, norm="forward")
 
 
-def _interpolation(axis: Axis, n: int, y: Tensor) -> Tensor:
+def interpolate(axis: Axis, n: int, y: Tensor) -> Tensor:
     """Matrix (len(y), n) from the n samples of a wall axis to the values of their interpolant at y."""
     if axis.points == "gauss":
         return _legendre(axis, n, y)

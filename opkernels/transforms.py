@@ -41,9 +41,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from opkernels.domains import Axis, Grid, table
+from opkernels.domains import Axis, Domain, Grid, table
 
-__all__ = ["Fourier", "Modes"]
+__all__ = ["Basis", "Fourier", "Modes", "analyze", "prefers_matmul", "synthesize"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ class Fourier:
         Index 0 of the second axis is the real, 1 the imaginary part. Wave numbers that the grid does not carry
         (2|k| >= n) are zero. Any memory layout is taken; channels first and channels last need no copy.
         """
+        if not prefers_matmul(self.modes, grid.shape, x.device, x.requires_grad and torch.is_grad_enabled()):
+            return self._analyze_fft(x, grid)
+        return self._analyze_matmul(x, grid)
+
+    def _analyze_matmul(self, x: Tensor, grid: Grid) -> Tensor:
         modes, axes = self.modes, grid.domain.axes
         batch, channels, *n = x.shape
         last = x.movedim(1, -1)
@@ -146,6 +151,11 @@ class Fourier:
 
         `channels_last` chooses the memory layout of the result, not its shape.
         """
+        if not prefers_matmul(self.modes, grid.shape, z.device, z.requires_grad and torch.is_grad_enabled()):
+            return self._synthesize_fft(z, grid, channels_last)
+        return self._synthesize_matmul(z, grid, channels_last)
+
+    def _synthesize_matmul(self, z: Tensor, grid: Grid, channels_last: bool) -> Tensor:
         modes, axes, n = self.modes, grid.domain.axes, grid.shape
         batch, channels = z.shape[0], z.shape[-1]
         rows, tail = [], prod(modes.shape) * channels
@@ -169,6 +179,71 @@ class Fourier:
         if channels_last:
             return z.reshape(batch, *n, channels).movedim(-1, 1)
         return z.reshape(batch, channels, *n)
+
+    def _analyze_fft(self, x: Tensor, grid: Grid) -> Tensor:
+        """FFT axis by axis, the dropped columns dropped before the next one."""
+        modes, d = self.modes, grid.ndim
+        z = torch.fft.rfft(x, norm="forward")
+        for a in reversed(range(d)):
+            n, dim = grid.shape[a], a - d
+            if a < d - 1:
+                z = torch.fft.fft(z, dim=dim, norm="forward")
+            first, stop = _carried(modes, a, n)
+            part = z.narrow(dim, 0, stop)
+            if first < 0:
+                part = torch.cat([z.narrow(dim, n + first, -first), part], dim=dim)
+            z = _pad(part, dim, first - modes.lower[a], modes.upper[a] + 1 - stop)
+            z = _shift(z, modes, grid, a, -1)
+        return torch.view_as_real(z).movedim((-1, 1), (1, -1))
+
+    def _synthesize_fft(self, z: Tensor, grid: Grid, channels_last: bool) -> Tensor:
+        modes, d = self.modes, grid.ndim
+        y = torch.complex(z[:, 0], z[:, 1]).movedim(-1, 1)
+        for a, n in enumerate(grid.shape):
+            dim = a - d
+            first, stop = _carried(modes, a, n)
+            y = _shift(y, modes, grid, a, 1).narrow(dim, first - modes.lower[a], stop - first)
+            if a < d - 1:
+                negative, positive = y.narrow(dim, 0, -first), y.narrow(dim, -first, stop)
+                y = torch.fft.ifft(torch.cat([_pad(positive, dim, 0, n - stop + first), negative], dim=dim), dim=dim, norm="forward")
+            else:
+                # wave numbers without a partner are real; not every inverse FFT drops the rest
+                k = torch.arange(stop, device=y.device)
+                paired = ((k > 0) & (2 * k != n)).to(z.dtype)
+                y = torch.fft.irfft(torch.complex(y.real, y.imag * paired), n=n, norm="forward")
+        return y.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else y
+
+
+def prefers_matmul(modes: Modes, shape: Sequence[int], device: torch.device, grad: bool) -> bool:
+    """Choose matrix products over FFTs, by the number of modes per axis and samples n of the longest axis.
+
+    RULE
+    """
+    if _tensor_float(device):
+        return False  # TF32 products would cost the tables three digits; FFTs keep float32
+    return max(modes.tops) <= 32
+
+
+def _carried(modes: Modes, a: int, n: int) -> tuple[int, int]:
+    """Wave numbers first .. stop - 1 of axis `a` that are stored and that n samples carry."""
+    last = a == modes.ndim - 1
+    bottom, top = (-(n // 2), n // 2 if last else (n - 1) // 2) if modes.nyquist else (-((n - 1) // 2), (n - 1) // 2)
+    return max(modes.lower[a], bottom), min(modes.upper[a], top) + 1
+
+
+def _pad(z: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Put zeros around an axis, given by its negative number."""
+    return torch.nn.functional.pad(z, [0, 0] * (-dim - 1) + [before, after]) if before or after else z
+
+
+def _shift(z: Tensor, modes: Modes, grid: Grid, a: int, sign: int) -> Tensor:
+    """Multiply by exp(sign 2 pi i k s/n) along axis `a`: the origin sits half a spacing before the first cell center."""
+    half = _offset(grid.domain.axes[a])
+    if half == 0:
+        return z
+    k = torch.arange(modes.lower[a], modes.upper[a] + 1, dtype=torch.float64, device=z.device)
+    phase = torch.polar(torch.ones_like(k), sign * math.pi * half / grid.shape[a] * k).to(z.dtype)
+    return z * phase.view(-1, *[1] * (grid.ndim - 1 - a))
 
 
 def _offset(axis: Axis) -> int:
@@ -215,3 +290,171 @@ def _pairs(lower: int, upper: int, n: int, nyquist: bool, device) -> Tensor:
     # re = c re + s im, im = c im - s re
     real, imaginary = torch.stack([c, s], dim=-1), torch.stack([-s, c], dim=-1)
     return torch.stack([real, imaginary]).reshape(2 * len(k), 2 * (2 * K + 1))
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The first functions of an orthonormal basis of an axis, in the mean square over [lower, upper].
+
+    With s = (x - lower)/L:
+
+    | kind       | functions, each over sqrt(L)                                       | for                         |
+    | ---------- | ------------------------------------------------------------------ | --------------------------- |
+    | "fourier"  | 1, sqrt2 cos(2 pi k s), sqrt2 sin(2 pi k s), k = 1 .. (m - 1)//2   | periodic axes               |
+    | "cosine"   | 1, sqrt2 cos(pi k s), k = 1 .. m - 1                               | walls, whatever the values  |
+    | "sine"     | sqrt2 sin(pi k s), k = 1 .. m                                      | walls with the value zero   |
+    | "legendre" | sqrt(2k + 1) P_k(2s - 1), k = 0 .. m - 1                           | walls, smooth; "gauss" best |
+
+    Analysis is the least-squares fit in the quadrature of the samples: c = (B w B^T)^-1 B w u, with B the functions at the
+    true positions of the samples. Where they are orthonormal under the quadrature (cosine and sine at cells and endpoints,
+    Fourier at nodes and cells, Legendre at Gauss points) that is B w u; everywhere it is exact on the span, so that
+    coefficients do not depend on the grid. Functions that n samples do not carry get the coefficient zero.
+
+    Parameters
+    ----------
+    kind : {"fourier", "cosine", "sine", "legendre"}
+        Family of functions.
+    n_modes : int
+        Their number m; of "fourier" the largest odd number up to it.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown or the number is below one; on use, if "fourier" meets an axis with walls at endpoint or
+        gauss points.
+    """
+
+    kind: str
+    n_modes: int
+
+    def __post_init__(self):
+        if self.kind not in _FUNCTIONS:
+            raise ValueError(f"Basis got kind={self.kind!r}; choose one of {', '.join(_FUNCTIONS)}")
+        _checked_modes(self.n_modes)
+
+    @classmethod
+    def of(cls, axis: Axis, n_modes: int) -> Basis:
+        """Return Fourier on a periodic axis and cosine on one with walls."""
+        return cls("fourier" if axis.periodic else "cosine", n_modes)
+
+    @property
+    def size(self) -> int:
+        """Number of functions."""
+        return 2 * ((self.n_modes - 1) // 2) + 1 if self.kind == "fourier" else self.n_modes
+
+    def analysis(self, axis: Axis, n: int, device=None, dtype=None) -> Tensor:
+        """Return the matrix (size, n) from samples to coefficients."""
+        self._check(axis)
+        return _analysis(self, axis, n, device=device, dtype=dtype)
+
+    def synthesis(self, axis: Axis, n: int, device=None, dtype=None) -> Tensor:
+        """Return the matrix (n, size) from coefficients to samples; functions that n samples do not carry are left out."""
+        self._check(axis)
+        return _synthesis(self, axis, n, device=device, dtype=dtype)
+
+    def _check(self, axis: Axis) -> None:
+        if self.kind == "fourier":
+            Domain((axis,)).require_fft("a Fourier basis")
+
+
+def analyze(x: Tensor, grid: Grid, bases: Sequence[Basis]) -> Tensor:
+    """Return the coefficients (B, C, *sizes) of samples x (B, C, *grid.shape) in a product of bases, one per axis."""
+    return _along_axes(x, [b.analysis(a, n, x.device, _wide(x)) for b, a, n in zip(bases, grid.domain.axes, grid.shape, strict=True)])
+
+
+def synthesize(z: Tensor, grid: Grid, bases: Sequence[Basis]) -> Tensor:
+    """Return the samples (B, C, *grid.shape) of the function with coefficients z (B, C, *sizes)."""
+    return _along_axes(z, [b.synthesis(a, n, z.device, _wide(z)) for b, a, n in zip(bases, grid.domain.axes, grid.shape, strict=True)])
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """float32 for half precisions: tables keep their digits under autocast."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def _along_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply each spatial axis by its matrix (m, n), those that shrink it most first, in float32 at least."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(_wide(x))
+        exact = torch.float64 if _tensor_float(x.device) else x.dtype
+        d = len(matrices)
+        static = all(isinstance(n, int) for n in x.shape)
+        order = sorted(range(d), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]) if static else range(d)
+        for a in order:
+            left, n = prod(x.shape[: 2 + a]), x.shape[2 + a]
+            y = torch.matmul(matrices[a].to(exact), x.reshape(left, n, -1).to(exact)).to(x.dtype)
+            x = y.view(*x.shape[: 2 + a], matrices[a].shape[0], *x.shape[3 + a :])
+        return x
+
+
+def _tensor_float(device: torch.device) -> bool:
+    """Whether float32 products on this device may round their factors to ten bits (TF32)."""
+    return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+
+
+def _half_angles(axis: Axis, n: int, orders: Tensor) -> Tensor:
+    """Return pi k s for each order k and sample, reduced in integers where the points are uniform: (len(orders), n)."""
+    if axis.points == "gauss":
+        return math.pi * orders[:, None] * (axis.coordinates(n, orders.device, torch.float64) - axis.lower) / axis.length
+    half, intervals = _offset(axis), n - 1 if axis.points == "endpoint" else n
+    j = torch.arange(n, device=orders.device)
+    return (orders[:, None] * (2 * j + half)).remainder(4 * intervals).double() * (math.pi / (2 * intervals))
+
+
+def _cosine(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    k = torch.arange(size, device=device)
+    return _half_angles(axis, n, k).cos() * _norms(k), k < _intervals(axis, n)
+
+
+def _sine(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    k = torch.arange(1, size + 1, device=device)
+    return _half_angles(axis, n, k).sin() * math.sqrt(2), k < _intervals(axis, n)
+
+
+def _real_fourier(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    k = (torch.arange(size, device=device) + 1) // 2
+    angles, sine = _half_angles(axis, n, 2 * k), torch.arange(size, device=device) % 2 == 0
+    values = torch.where((sine & (k > 0))[:, None], angles.sin(), angles.cos())
+    return values * _norms(k), 2 * k < n
+
+
+def _legendre(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    z = 2 * (axis.coordinates(n, device, torch.float64) - axis.lower) / axis.length - 1
+    rows = [torch.ones_like(z), z]
+    for k in range(1, size - 1):
+        rows.append(((2 * k + 1) * z * rows[k] - k * rows[k - 1]) / (k + 1))
+    k = torch.arange(size, device=device)
+    # on uniform points, fits of a degree above 2 sqrt(n) amplify noise
+    carried = k < n if axis.points == "gauss" else k * k < 4 * n
+    return torch.stack(rows[:size]) * (2 * k + 1).double().sqrt()[:, None], carried
+
+
+_FUNCTIONS = {"fourier": _real_fourier, "cosine": _cosine, "sine": _sine, "legendre": _legendre}
+
+
+def _norms(k: Tensor) -> Tensor:
+    """1 for the constant, sqrt 2 for the others, (len(k), 1)."""
+    return (1 + (k > 0).double()).sqrt()[:, None]
+
+
+def _intervals(axis: Axis, n: int) -> int:
+    return n - 1 if axis.points == "endpoint" else n
+
+
+def _values(basis: Basis, axis: Axis, n: int, device) -> tuple[Tensor, Tensor]:
+    """Return the functions at the samples, (size, n), those that n samples do not carry zero, and which they carry."""
+    values, carried = _FUNCTIONS[basis.kind](axis, n, basis.size, device)
+    return values * carried.double()[:, None] / math.sqrt(axis.length), carried
+
+
+@table
+def _synthesis(basis: Basis, axis: Axis, n: int, device) -> Tensor:
+    return _values(basis, axis, n, device)[0].T.clone(memory_format=torch.contiguous_format)
+
+
+@table
+def _analysis(basis: Basis, axis: Axis, n: int, device) -> Tensor:
+    values, carried = _values(basis, axis, n, device)
+    weighted = values * axis.weights(n, device, torch.float64)
+    gram = weighted @ values.T + torch.diag((~carried).double())
+    return torch.linalg.solve(gram, weighted)

@@ -30,6 +30,7 @@ from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import ChannelMLP, Pointwise, activation_named, skip_named
 from opkernels.layers.embedding import position_channels, positions
 from opkernels.layers.normalization import norm_named
+from opkernels.layers.padding import DomainPadding
 from opkernels.resample import resample
 
 __all__ = ["Backbone", "Block", "OperatorBlock"]
@@ -130,7 +131,7 @@ class Backbone(nn.Module):
         One per block: ``conv(x, grid)`` maps (B, hidden_channels, *grid.shape) to the same shape.
     n_parameters : int
         Size of the per-sample `parameters`.
-    activation, norm, positional_embedding, lifting_channel_ratio, projection_channel_ratio, block
+    activation, norm, positional_embedding, domain_padding, lifting_channel_ratio, projection_channel_ratio, block
         As in `FNO`.
     """
 
@@ -146,6 +147,7 @@ class Backbone(nn.Module):
         activation: str = "gelu",
         norm: str | None = None,
         positional_embedding: str | None = "walls",
+        domain_padding: float | Sequence[float] = 0,
         lifting_channel_ratio: float = 2,
         projection_channel_ratio: float = 2,
         block: Block | Mapping = Block(),  # noqa: B008 frozen
@@ -160,6 +162,7 @@ class Backbone(nn.Module):
             raise ValueError(f"{name} got n_parameters={n_parameters}; give 0 or more")
         self.domain, self.in_channels, self.out_channels, self.n_parameters = domain, in_channels, out_channels, n_parameters
         self.positional_embedding = positional_embedding
+        self.padding = DomainPadding(domain, domain_padding) if domain_padding else None
         width, options = hidden_channels, Block.of(block)
         entering = in_channels + position_channels(domain, positional_embedding)
         self.lifting = _mlp(entering, width, round(lifting_channel_ratio * width), activation)
@@ -201,9 +204,10 @@ class Backbone(nn.Module):
             channels = positions(grid, self.positional_embedding, x.device, x.dtype)
             x = torch.cat([x, channels.expand(x.shape[0], *channels.shape)], dim=1)
         x = self.lifting(x)  # from here on, channels last in memory
+        x, padded = (x, grid) if self.padding is None else self.padding.extend(x, grid)
         for block in self.blocks:
-            x = block(x, grid, embedding)
-        y = self.projection(x)
+            x = block(x, padded, embedding)
+        y = self.projection(x if self.padding is None else self.padding.crop(x, grid))
         if output_shape is not None:
             return resample(y, grid, tuple(output_shape))
         return y if y.is_contiguous() else y.clone(memory_format=torch.contiguous_format)

@@ -24,7 +24,7 @@ class FFNO(Backbone):
 
     Parameters
     ----------
-    domain, in_channels, out_channels, n_modes, hidden_channels, n_parameters, activation, positional_embedding
+    domain, in_channels, out_channels, n_modes, hidden_channels, n_parameters, activation, positional_embedding, domain_padding
         As in `FNO`; 16 to 64 modes are usual.
     n_layers : int
         Number of blocks; 4 to 24.
@@ -56,6 +56,7 @@ class FFNO(Backbone):
         n_parameters: int = 0,
         activation: str = "gelu",
         positional_embedding: str | None = "walls",
+        domain_padding: float | Sequence[float] = 0,
         channel_mlp_expansion: float = 2,
     ):
         mode_set(domain, n_modes, "symmetric")
@@ -69,6 +70,7 @@ class FFNO(Backbone):
             n_parameters=n_parameters,
             activation=activation,
             positional_embedding=positional_embedding,
+            domain_padding=domain_padding,
             lifting_channel_ratio=0,
             block=Block(fno_skip=None, channel_mlp_skip="identity", channel_mlp_expansion=channel_mlp_expansion, residual=True),
         )

@@ -75,6 +75,9 @@ class FNO(Backbone):
     positional_embedding : {"walls", "harmonics", "ramps", None}
         "walls": coordinates on axes with walls, nothing on periodic ones. "harmonics": also sin and cos of periodic
         coordinates, which gives up translation equivariance. "ramps": neuraloperator's sawtooth.
+    domain_padding : float or sequence of float
+        Length, in the units of the domain, by which axes with walls are smoothly continued to a period
+        (`opkernels.layers.padding`); a quarter of the axis is good, 0 takes the box itself for the period.
     lifting_channel_ratio, projection_channel_ratio : float
         Width of the first and last pointwise networks over `hidden_channels`; 0 for single matrices.
     block : Block or mapping
@@ -111,6 +114,7 @@ class FNO(Backbone):
         activation: str = "gelu",
         norm: str | None = None,
         positional_embedding: str | None = "walls",
+        domain_padding: float | Sequence[float] = 0,
         lifting_channel_ratio: float = 2,
         projection_channel_ratio: float = 2,
         block: Block | Mapping = Block(),  # noqa: B008 frozen
@@ -127,6 +131,7 @@ class FNO(Backbone):
             activation=activation,
             norm=norm,
             positional_embedding=positional_embedding,
+            domain_padding=domain_padding,
             lifting_channel_ratio=lifting_channel_ratio,
             projection_channel_ratio=projection_channel_ratio,
             block=block,

@@ -43,7 +43,7 @@ class TFNO(Backbone):
         Form of the weights.
     joint : bool
         One tensor (layers, input, output, modes) instead of one per layer: fewer parameters for the same ranks.
-    n_parameters, activation, norm, positional_embedding, lifting_channel_ratio, projection_channel_ratio, block, mode_rule
+    n_parameters, activation, norm, positional_embedding, domain_padding, lifting_channel_ratio, projection_channel_ratio, block, mode_rule
         As in `FNO`.
 
     Raises
@@ -75,6 +75,7 @@ class TFNO(Backbone):
         activation: str = "gelu",
         norm: str | None = None,
         positional_embedding: str | None = "walls",
+        domain_padding: float | Sequence[float] = 0,
         lifting_channel_ratio: float = 2,
         projection_channel_ratio: float = 2,
         block: Block | Mapping = Block(),  # noqa: B008 frozen
@@ -100,6 +101,7 @@ class TFNO(Backbone):
             activation=activation,
             norm=norm,
             positional_embedding=positional_embedding,
+            domain_padding=domain_padding,
             lifting_channel_ratio=lifting_channel_ratio,
             projection_channel_ratio=projection_channel_ratio,
             block=block,

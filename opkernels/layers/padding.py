@@ -1,0 +1,117 @@
+"""Domain padding: continue functions smoothly beyond their walls, over a fixed length, to one period.
+
+A Fourier series on [0, L] sees a jump where a function with walls ends. Padding an axis by the length p makes the period
+L + p, and on the added piece, with s = (x - L)/p,
+
+    u(x) = (1 - h(s)) (2 u(L) - u(L - p s)) + h(s) (2 u(0) - u(p - p s)),    h(s) = s^3 (10 - 15 s + 6 s^2)
+
+leaves each wall with the value and the slope that the function has there (odd reflection about the wall's value) and goes
+from one end to the other smoothly. Values between samples and at walls come from the interpolant of
+`opkernels.resample`. The length is physical: the continued function is the same on every grid, up to O(h^4).
+
+The period must hold a whole number of samples: n (L + p)/L. Where it does not, the function is first resampled to the next
+n that fits, and back after cropping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from opkernels.domains import Axis, Domain, Grid, table
+from opkernels.resample import interpolate, resample
+
+__all__ = ["DomainPadding"]
+
+
+class DomainPadding:
+    """Extends functions on a domain with walls to a periodic one, and crops them again.
+
+    Parameters
+    ----------
+    domain : Domain
+        Its periodic axes are left alone.
+    length : float or sequence of float
+        Padding p per axis, in the units of the domain; at most L, and a simple fraction of it (L/4 is good): p/L = a/b with b
+        up to 16 costs a resampling wherever n a/b is not whole.
+
+    Raises
+    ------
+    ValueError
+        If a length is negative, above L, or no fraction with a denominator up to 16 of L; or if no axis has walls.
+    """
+
+    def __init__(self, domain: Domain, length: float | Sequence[float]):
+        lengths = [length] * domain.ndim if isinstance(length, (int, float)) else list(length)
+        if len(lengths) != domain.ndim:
+            raise ValueError(f"got domain_padding={length!r} on a {domain.ndim}-D domain; give one length, or one for each axis")
+        self.fractions = tuple(Fraction(0) if axis.periodic else _fraction(axis, p) for axis, p in zip(domain.axes, lengths, strict=True))
+        if not any(self.fractions):
+            raise ValueError(f"got domain_padding={length!r}, but no axis with walls to pad; leave it at 0")
+
+    def extend(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Return the continued function (B, C, *larger) of x (B, C, *grid.shape), channels last in memory, and its grid."""
+        axes, shape = list(grid.domain.axes), list(grid.shape)
+        y = x.movedim(1, -1)
+        for a, fraction in enumerate(self.fractions):
+            if not fraction:
+                continue
+            axis = axes[a]
+            y = _extended(y, a + 1, axis, fraction)
+            upper = axis.upper + float(fraction) * axis.length
+            axes[a] = Axis(axis.lower, upper, periodic=True, points=axis.points, name=axis.name)
+            shape[a] = y.shape[a + 1]
+        return y.movedim(-1, 1), Domain(tuple(axes)).grid(*shape)
+
+    def crop(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return the function on the original `grid` again."""
+        shape = [_fitting(n, fraction) for n, fraction in zip(grid.shape, self.fractions, strict=True)]
+        for a, n in enumerate(shape):
+            x = x.narrow(a + 2, 0, n)
+        return resample(x, grid.domain.grid(*shape), grid)
+
+
+def _extended(y: Tensor, dim: int, axis: Axis, fraction: Fraction) -> Tensor:
+    """Continue y (B, *spatial, C) along `dim`."""
+    before, after, n = y.shape[:dim], y.shape[dim + 1 :], y.shape[dim]
+    with torch.autocast(y.device.type, enabled=False):
+        u = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
+        matrix = _extension(axis, n, fraction, device=u.device, dtype=u.dtype)
+        z = torch.matmul(matrix, u.reshape(before.numel(), n, after.numel()))
+        return z.view(*before, len(matrix), *after).to(y.dtype)
+
+
+def _fraction(axis: Axis, length: float) -> Fraction:
+    ratio = length / axis.length
+    fraction = Fraction(ratio).limit_denominator(16)
+    if not 0 <= ratio <= 1 or abs(float(fraction) - ratio) > 1e-9:
+        raise ValueError(
+            f"got a domain padding of {length:g} on axis {axis.name} of length {axis.length:g}; "
+            f"give a simple fraction of the length, such as {axis.length / 4:g}"
+        )
+    return fraction
+
+
+def _fitting(n: int, fraction: Fraction) -> int:
+    """Smallest size from n on whose padding is a whole number of samples."""
+    return -(-n // fraction.denominator) * fraction.denominator
+
+
+@table
+def _extension(axis: Axis, n: int, fraction: Fraction, device) -> Tensor:
+    """Matrix (m (1 + p/L), n) from n samples to those of the continued function, m the size that fits."""
+    m = _fitting(n, fraction)
+    p = float(fraction) * axis.length
+    inside = axis.coordinates(m, dtype=torch.float64)
+    outside = (torch.arange(int(m * fraction), dtype=torch.float64) + axis.offset) * axis.length / m
+    s = outside / p
+    walls = torch.tensor([axis.lower, axis.upper], dtype=torch.float64)
+    lower, upper = interpolate(axis, n, walls)
+    h = (s**3 * (10 - 15 * s + 6 * s**2))[:, None]
+    down = 2 * upper - interpolate(axis, n, axis.upper - outside)
+    up = 2 * lower - interpolate(axis, n, axis.lower + p - outside)
+    kept = torch.eye(n, dtype=torch.float64) if m == n else interpolate(axis, n, inside)
+    return torch.cat([kept, (1 - h) * down + h * up]).to(device)
