@@ -1,6 +1,8 @@
 """Darcy flow: exact solutions, orders, a sparse direct solve, derivatives, and refusals."""
 
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,6 +253,14 @@ def test_coefficient_laws():
         two_phase(field, low=-1.0)
     with pytest.raises(ValueError, match="median=0.0"):
         log_normal(field, median=0.0)
+
+
+def test_example():
+    """The mean pressure changes with the grid by where the jumps fall: first order."""
+    numbers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "darcy_flow.py"))["main"]()
+    assert abs(numbers["fine"] / 0.007713 - 1) < 1e-3
+    assert abs(numbers["coarse"] / numbers["fine"] - 1) < 1e-2
+    assert numbers["ratio"] < 0.2
 
 
 def test_refusals():

@@ -1,6 +1,8 @@
 """Finite-element waves: orders, dispersion, invariants, absorbing walls, reciprocity, derivatives, refusals."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,6 +299,12 @@ def test_boundary_values_are_held_and_static_solutions_stay():
     for scheme in ("leapfrog", "newmark"):
         out = Wave2D(BOX, scheme=scheme).solve(at_rest(x), [2.0], dt=0.05)
         torch.testing.assert_close(out[:, 0], at_rest(x), rtol=0, atol=1e-11)
+
+
+def test_example():
+    numbers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "wave.py"))["main"]()
+    assert abs(numbers["order"] - 2) < 0.1
+    assert abs(numbers["transmitted"] - 2 / 3) < 2e-3
 
 
 def test_refusals():
