@@ -92,8 +92,12 @@ def run_rollout(arguments: argparse.Namespace) -> None:
     names = ["rollout.nc", "rollout.txt"]
     for field in surrogate.outputs:
         here = run.sel(field=field)
-        curves = {label: (run.wavenumber.values, here[name].values) for label, name in _SPECTRA.items() if name in run}
-        save_figure(plot_spectra(curves, nyquist=nyquist, title=f"{field}, last quarter of the run"), folder / f"spectrum_{field}.png")
+        curves = {
+            f"{label}, {run[name].attrs['time']}": (run.wavenumber.values, here[name].values)
+            for label, name in _SPECTRA.items()
+            if name in run
+        }
+        save_figure(plot_spectra(curves, nyquist=nyquist, title=field), folder / f"spectrum_{field}.png")
         frames = {"prediction": here.prediction.values[0], "truth": here.truth.values[0]}
         animate(frames["prediction"], grid, folder / f"{field}.gif", truth=frames["truth"], times=run.time.values, title=field)
         names += [f"spectrum_{field}.png", f"{field}.gif"]

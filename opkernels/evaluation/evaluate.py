@@ -186,7 +186,7 @@ def _check(surrogate: Surrogate, data: Trajectories) -> None:
     missing = [name for name in dict.fromkeys([*surrogate.inputs, *surrogate.outputs]) if name not in data.fields]
     if missing:
         raise ValueError(
-            f"the surrogate works on {', '.join(missing)}, but the dataset holds {', '.join(data.fields)}; give data with these fields"
+            f"the surrogate needs {', '.join(missing)}, but the dataset holds {', '.join(data.fields)}; give data with these fields"
         )
     missing = [name for name in surrogate.parameter_names if name not in data.parameters]
     if missing:

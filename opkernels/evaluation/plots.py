@@ -123,7 +123,7 @@ def plot_spectra(
     Parameters
     ----------
     curves : dict of label to (wavenumbers, energy)
-        The curve called "truth" is drawn black and behind.
+        A curve whose label starts with "truth" is drawn gray and wide.
     nyquist : dict of label to wave number, optional
         Marked by vertical lines: {"64x64": 32.0}.
     title, unit : str
@@ -135,7 +135,7 @@ def plot_spectra(
     for label, (k, energy) in curves.items():
         k, energy = (np.asarray(a, dtype=float) for a in (k, energy))
         shown = (k > 0) & (energy > 0)
-        style = {"color": COLORS["truth"], "lw": 3, "alpha": 0.35} if label == "truth" else {"color": next(colors), "lw": 1.5}
+        style = {"color": COLORS["truth"], "lw": 3, "alpha": 0.35} if label.startswith("truth") else {"color": next(colors), "lw": 1.5}
         axes.plot(k[shown], energy[shown], label=label, **style)
         top = max(top, energy[shown].max(initial=0.0))
     axes.set(xscale="log", yscale="log", xlabel=f"wave number ({unit})", ylabel="energy per wave number")
@@ -307,7 +307,7 @@ def _over_time(errors: xarray.Dataset, metric: str) -> tuple[np.ndarray, np.ndar
     """Mean over the rollout, and one standard deviation below and above: over seeds, else over samples."""
     mean = errors[metric].mean("time")
     if "seed" in errors.dims:
-        spread = mean.std("seed")
+        spread = mean.std("seed", ddof=min(1, errors.sizes["seed"] - 1))
         mean = mean.mean("seed")
     elif metric == "rel_l2":
         spread = errors["rel_l2_sample"].mean("time").std("sample")

@@ -57,7 +57,8 @@ def long_rollout(
         `rel_l2`, `rel_h1`, `vrmse`, `correlation`, `spectrum_distance` (sample, time), NaN past the
         truth; `correlation_time` (threshold); `rms` and `rms_truth` (sample, time, field);
         `spectrum` and `spectrum_truth` (field, wavenumber), the energy spectrum averaged over samples
-        and the last quarter of the frames; `lost_at` (sample), the time at which a run left ten times
+        and the last quarter of the frames (of the truth: those it holds, or its last; the attribute
+        `time` says which); `lost_at` (sample), the time at which a run left ten times
         the range of the truth or was no longer a number (infinite: never); `prediction` and `truth`
         (sample, time, field, *space) of the samples kept, the first state included as time 0.
 
@@ -93,12 +94,11 @@ class _Run:
         self.rms[:, 0] = self.rms_truth[:, 0] = _rms(start)
         self.lost = torch.full((samples,), torch.inf, dtype=torch.float64)
         self.range = start
-        self.spectra: dict[str, list[Tensor]] = {"spectrum": [], "spectrum_truth": []}
+        self.spectra: dict[str, dict[int, Tensor]] = {"spectrum": {}, "spectrum_truth": {}}
         self.kept: dict[str, list[Tensor]] = {"prediction": [start[:keep]], "truth": [start[:keep]]}
 
     def take(self, j: int, p: Tensor) -> None:
         """Measure frame j = 1, 2, ... (B, C_out, *spatial)."""
-        late = j > self.steps - max(1, self.steps // 4)
         self.rms[:, j] = _rms(p)
         if j < len(self.plan.frames):
             r = self.plan.truth(self.view, self.rows, self.plan.frames[j])
@@ -111,7 +111,7 @@ class _Run:
             self.range = torch.where(larger, r, self.range)
         else:
             r = None
-        self._spectra(p, r, late, j == len(self.plan.frames) - 1)
+        self._spectra(j, p, r)
         gone = diverged(p, self.range, _RANGE) & self.lost.isinf()
         self.lost[gone] = j * self.plan.surrogate.dt
         if self.keep:
@@ -119,11 +119,13 @@ class _Run:
             if r is not None:
                 self.kept["truth"].append(r[: self.keep])
 
-    def _spectra(self, p: Tensor, r: Tensor | None, late: bool, last_truth: bool) -> None:
+    def _spectra(self, j: int, p: Tensor, r: Tensor | None) -> None:
+        """Keep the spectra of the last quarter of the frames; of the truth, its last frame at least."""
+        late = j > self.steps - max(1, self.steps // 4)
         if late:
-            self.spectra["spectrum"].append(energy_spectrum(p.double(), self.grid)[1].mean(0))
-        if r is not None and (late or last_truth):
-            self.spectra["spectrum_truth"].append(energy_spectrum(r.double(), self.grid)[1].mean(0))
+            self.spectra["spectrum"][j] = energy_spectrum(p.double(), self.grid)[1].mean(0)
+        if r is not None and (late or j == len(self.plan.frames) - 1):
+            self.spectra["spectrum_truth"][j] = energy_spectrum(r.double(), self.grid)[1].mean(0)
 
     def dataset(self) -> xarray.Dataset:
         """Return the result."""
@@ -149,7 +151,9 @@ class _Run:
         }
         for name, found in self.spectra.items():
             if found:
-                variables[name] = (("field", "wavenumber"), torch.stack(found).mean(0).numpy(), {"long_name": "energy spectrum"})
+                span = " to ".join(f"{time[j]:.4g}" for j in sorted({min(found), max(found)}))
+                values = torch.stack(list(found.values())).mean(0).numpy()
+                variables[name] = (("field", "wavenumber"), values, {"long_name": "energy spectrum", "time": f"t = {span}"})
         coordinates = {"time": time, "field": list(self.outputs), "threshold": list(THRESHOLDS), "wavenumber": kappa}
         if self.keep:
             names = self.grid.domain.names

@@ -26,7 +26,7 @@ def error_table(errors: xarray.Dataset) -> str:
     for resolution in map(str, errors.resolution.values):
         here = mean.sel(resolution=resolution)
         if "seed" in errors.dims:
-            spread = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed")
+            spread = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed", ddof=1)
         else:
             spread = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
         model, upsampled, persistence = (

@@ -1,0 +1,79 @@
+"""The commands evaluate, rollout and certify on a run made by train: results, files, exit codes."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation.heat import heat_data
+
+from opkernels.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    heat_data(samples=10).save(folder / "heat.nc")
+    (folder / "heat.yaml").write_text(
+        "data: {path: heat.nc, resolution: [16, 12]}\n"
+        "model: {name: FNO, n_modes: [5, 5], hidden_channels: 4, n_layers: 1}\n"
+        f"training: {{epochs: 1, seeds: [0, 1]}}\nrun_dir: {folder / 'runs'}\n"
+    )
+    threads = torch.get_num_threads()
+    assert main(["train", str(folder / "heat.yaml"), "--quiet"]) == 0
+    torch.set_num_threads(threads)
+    return folder / "runs"
+
+
+def test_evaluate(run, capsys):
+    import xarray
+
+    assert main(["evaluate", str(run), "--resolution", "16x12", "32x24"]) == 0
+    out = capsys.readouterr().out
+    assert "16x12 (training)" in out and "2 seeds" in out and "the test samples" in out
+    files = {path.name for path in (run / "evaluation").iterdir()}
+    pictures = {"error_by_resolution.png", "error_by_time.png", "fields.png", "spectrum_a.png", "spectrum_b.png"}
+    assert files == {"errors.nc", "errors.txt"} | pictures
+    with xarray.open_dataset(run / "evaluation" / "errors.nc", engine="h5netcdf") as errors:
+        assert errors.rel_l2.dims == ("seed", "predictor", "resolution", "time") and np.isfinite(errors.rel_l2).all()
+    assert (run / "evaluation" / "errors.txt").read_text().splitlines()[2:] == out.splitlines()[2 : len(out.splitlines()) - 2]
+
+
+def test_rollout(run, capsys):
+    assert main(["rollout", str(run / "seed-0"), "--steps", "6", "--resolution", "20x14", "-o", str(run / "long")]) == 0
+    assert "of 6 frames at 20x14, with a truth for 4" in capsys.readouterr().out
+    assert {path.name for path in (run / "long").iterdir()} == {
+        "rollout.nc",
+        "rollout.txt",
+        "spectrum_a.png",
+        "spectrum_b.png",
+        "a.gif",
+        "b.gif",
+    }
+
+
+def test_certify_says_yes_or_no_by_its_exit_code(run, capsys):
+    assert main(["certify", str(run / "seed-1")]) == 0
+    assert "PASSED" in capsys.readouterr().out
+    # Two figures that cannot both be: nothing is as exact as 1e-30.
+    assert main(["certify", str(run / "seed-1"), "--tolerance", "1e-30"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--resolution", "1"], "each at least 2"),
+        (["--resolution", "64"], "asked for 64 samples along x, but a is stored with 32"),
+        (["--data", "nowhere.nc"], "nowhere.nc"),
+        (["--steps", "99"], "truth for 1 to 4"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, capsys, words, message):
+    assert main(["evaluate", str(run / "seed-0"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_foreign_folder(tmp_path, capsys):
+    for command in ("evaluate", "rollout", "certify"):
+        assert main([command, str(tmp_path)]) == 2
+        assert "not a run folder" in capsys.readouterr().err

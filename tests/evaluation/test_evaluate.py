@@ -1,0 +1,196 @@
+"""`evaluate` against errors known in closed form."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+from torch import nn
+
+import opkernels as ok
+from opkernels.datasets.trajectories import Trajectories
+from opkernels.evaluation.evaluate import last_frames, parse_resolution
+from opkernels.evaluation.frames import correlation, correlation_times, diverged, vrmse
+from opkernels.evaluation.tables import error_table
+from opkernels.normalization import Normalization
+from opkernels.surrogate import Surrogate
+
+RESOLUTIONS = [(16, 12), "20x15", (32, 24)]
+
+
+@pytest.fixture(scope="module")
+def errors():
+    return ok.evaluate(heat_surrogate(), heat_data(), RESOLUTIONS)
+
+
+def test_errors_of_a_known_model(errors):
+    growth = 1.02 ** np.arange(1, 5) - 1
+    assert list(errors.resolution.values) == ["16x12", "20x15", "32x24"]
+    np.testing.assert_allclose(errors.time, 0.5 * np.arange(1, 5))
+    for name in ("rel_l2", "rel_h1"):
+        for predictor in ("model", "upsampled"):
+            np.testing.assert_allclose(errors[name].sel(predictor=predictor), np.tile(growth, (3, 1)), rtol=1e-9)
+    np.testing.assert_allclose(errors.one_step_rel_l2.sel(predictor="model"), 0.02, rtol=1e-9)
+    np.testing.assert_allclose(errors.spectrum_distance.sel(predictor="model")[0], 2 * np.log10(1 + growth), rtol=1e-9)
+    np.testing.assert_allclose(errors.correlation.sel(predictor="model"), 1, rtol=1e-12)
+    assert np.isinf(errors.correlation_time.sel(predictor="model")).all()
+    assert (errors.samples == 3).all() and (errors.diverged.sel(predictor="model") == 0).all()
+
+
+def test_persistence_by_hand(errors):
+    u = heat_data().read()
+    expected = [ok.rel_l2(u[:, 0], u[:, j]) for j in range(1, 5)]
+    np.testing.assert_allclose(errors.rel_l2.sel(predictor="persistence", resolution="32x24"), expected, rtol=1e-10)
+    one_step = [ok.rel_l2(u[:, j - 1], u[:, j]) for j in range(1, 5)]
+    np.testing.assert_allclose(errors.one_step_rel_l2.sel(predictor="persistence", resolution="32x24"), one_step, rtol=1e-10)
+
+
+def test_samples_fields_and_bands(errors):
+    assert errors.rel_l2_sample.dims == ("predictor", "resolution", "time", "sample")
+    np.testing.assert_allclose(errors.rel_l2_sample.mean("sample"), errors.rel_l2, rtol=1e-12)
+    assert list(errors.field.values) == ["a", "b"]
+    np.testing.assert_allclose(errors.rel_l2_field.sel(predictor="model", field="b").isel(time=0), 0.02, rtol=1e-9)
+    # The bands are those of the coarsest grid, and hold all of the error.
+    assert float(errors.band_upper[2]) == pytest.approx(min(16 / 2, 12 / 4))
+    np.testing.assert_allclose(errors.band_error.isel(resolution=0), errors.band_error.isel(resolution=2), rtol=1e-6, atol=1e-12)
+
+
+def test_the_upsampled_baseline_lacks_what_the_training_grid_cannot_carry():
+    data = heat_data(shape=(32, 24), k_max=5, diffusivity=1e-3)
+    errors = ok.evaluate(heat_surrogate(HeatStep(0.0, diffusivity=1e-3), training_shape=(8, 8)), data, [(8, 8), (32, 24)])
+    here = errors.rel_l2.sel(resolution="32x24").isel(time=0)
+    assert float(here.sel(predictor="model")) < 1e-12 and float(here.sel(predictor="upsampled")) > 0.2
+    np.testing.assert_allclose(
+        errors.rel_l2.sel(resolution="8x8", predictor="upsampled"), errors.rel_l2.sel(resolution="8x8", predictor="model")
+    )
+    assert float(errors.band_error.sel(resolution="32x24", predictor="upsampled").isel(time=0, band=-1)) > 0.1
+
+
+def test_batches_do_not_change_the_numbers(errors):
+    again = ok.evaluate(heat_surrogate(), heat_data(), RESOLUTIONS, batch_size=2)
+    for name in errors:
+        np.testing.assert_allclose(again[name], errors[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_multiple_of_the_data_s_time_step():
+    errors = ok.evaluate(heat_surrogate(HeatStep(0.02, 1.0), dt=1.0), heat_data(times=7), [16], steps=2)
+    np.testing.assert_allclose(errors.time, [1.0, 2.0])
+    np.testing.assert_allclose(errors.rel_l2.sel(predictor="model")[0], [0.02, 1.02**2 - 1], rtol=1e-9)
+
+
+def test_several_seeds():
+    both = ok.evaluate([heat_surrogate(HeatStep(e)) for e in (0.01, 0.03)], heat_data(), [16, (32, 24)])
+    np.testing.assert_allclose(both.rel_l2.sel(predictor="model", resolution="16x16").isel(time=0), [0.01, 0.03], rtol=1e-9)
+    spread = np.std([np.mean((1 + e) ** np.arange(1, 5) - 1) for e in (0.01, 0.03)], ddof=1)
+    assert "2 seeds" in error_table(both) and f"+- {100 * spread:.2f}" in error_table(both)
+
+
+def test_a_direct_map():
+    class Square(nn.Module):
+        def forward(self, x):
+            return x**2
+
+    c = 1 + torch.rand(4, 16, 12, dtype=torch.float64)
+    data = Trajectories.from_arrays({"c": c.numpy(), "s": 1.1 * (c**2).numpy()}, TORUS, restriction="nodal")
+    one, other = (Normalization((0.0,), (1.0,), (name,)) for name in ("c", "s"))
+    errors = ok.evaluate(Surrogate(Square(), TORUS, ("c",), ("s",), one, other, training_shape=(8, 6)), data, [(8, 6), (16, 12)])
+    np.testing.assert_allclose(errors.rel_l2.sel(predictor="model"), 0.1 / 1.1, rtol=1e-6)
+    assert np.isnan(errors.rel_l2.sel(predictor="persistence")).all()  # a coefficient is no guess of a solution
+    assert "one_step_rel_l2" not in errors and "persistence" in error_table(errors)
+
+
+def test_divergence_is_counted_and_not_hidden():
+    class Broken(HeatStep):
+        def forward(self, x, parameters=None, grid=None, output_shape=None):
+            y = super().forward(x, parameters, grid)
+            y[0] = torch.nan
+            return y
+
+    errors = ok.evaluate(heat_surrogate(Broken()), heat_data(), [16])
+    assert np.isnan(errors.rel_l2.sel(predictor="model")).all()
+    np.testing.assert_allclose(errors.diverged.sel(predictor="model"), 1 / 3)
+    assert np.isinf(errors.correlation_time.sel(predictor="model")).sum() == 0
+    assert "33 % of the runs left the range" in error_table(errors)
+
+
+def test_a_zero_truth_is_left_out_and_counted():
+    data = heat_data()
+    fields = {name: np.asarray(field).copy() for name, field in data.fields.items()}
+    for values in fields.values():
+        values[1] = 0
+    zero = Trajectories.from_arrays(fields, TORUS, times=data.times)
+    errors = ok.evaluate(heat_surrogate(), zero, [16])
+    np.testing.assert_allclose(errors.rel_l2.sel(predictor="model").isel(time=0), 0.02, rtol=1e-9)
+    assert (errors.samples.sel(predictor="model") == 2).all()
+    assert not any(np.isnan(errors[name].sel(predictor="model")).any() for name in errors if name != "rel_l2_sample")
+
+
+def test_parameters_reach_the_model():
+    from opkernels.surrogate import ParameterScaling
+
+    class ByParameter(HeatStep):
+        def forward(self, x, parameters=None, grid=None, output_shape=None):
+            self.diffusivity = parameters[0, 0]
+            return super().forward(x, parameters, grid)
+
+    scaling = ParameterScaling(("nu",), (False,), (0.0,), (1.0,))
+    errors = ok.evaluate(heat_surrogate(ByParameter(diffusivity=9.0), parameters=scaling), heat_data(diffusivity=0.08), [16])
+    assert float(errors.rel_l2.sel(predictor="model").max()) < 1e-9
+
+
+def test_frame_metrics_by_hand():
+    grid = TORUS.grid(8, 8)
+    r = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(vrmse(r.mean((2, 3), keepdim=True) + 0 * r, r, grid), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(correlation(3 - 2 * r, r, grid), -torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(correlation(0 * r, r, grid), torch.zeros(2, dtype=torch.float64))
+    both = torch.cat([r, torch.ones_like(r)], dim=1)  # a constant field has no variance: it does not count
+    torch.testing.assert_close(vrmse(both + 0.1 * both, both, grid), vrmse(1.1 * r, r, grid))
+    assert diverged(torch.stack([r[0], 11 * r[0], r[0] / 0]), r[:1].expand(3, 1, 8, 8)).tolist() == [False, True, True]
+    times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert correlation_times(torch.tensor([0.99, 0.85, 0.7], dtype=torch.float64), times).tolist() == [3.0, 2.0, 2.0]
+    assert correlation_times(torch.tensor([0.99, math.nan, 0.99], dtype=torch.float64), times).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_table(errors):
+    text = error_table(errors)
+    assert "16x12 (training)" in text and "32x24" in text and "3 samples and 4 frames" in text
+    row = next(line for line in text.splitlines() if "20x15" in line)
+    assert row.split()[1] == f"{100 * (1.02 ** np.arange(1, 5) - 1).mean():.2f}"
+
+
+def test_last_frames_for_pictures():
+    prediction, truth, grid, lead = last_frames(heat_surrogate(), heat_data(), "20x15", samples=2)
+    assert prediction.shape == truth.shape == (2, 2, 20, 15) and grid.shape == (20, 15) and lead == 2.0
+    torch.testing.assert_close(prediction, 1.02**4 * truth)
+
+
+@pytest.mark.parametrize("value, ndim, shape", [(64, 2, (64, 64)), ("64", 1, (64,)), ("96x80", 2, (96, 80)), ((8, 9, 10), 3, (8, 9, 10))])
+def test_resolutions(value, ndim, shape):
+    assert parse_resolution(value, ndim) == shape
+
+
+def changed(**options):
+    return dataclasses.replace(heat_surrogate(), **options)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: parse_resolution("64x", 2), "give one number, or 2 of them as 96x80"),
+        (lambda: parse_resolution("64x64x64", 2), "got the resolution '64x64x64'"),
+        (lambda: parse_resolution(1, 2), "each at least 2"),
+        (lambda: parse_resolution(None, 2), "got the resolution None"),
+        (lambda: ok.evaluate(heat_surrogate(), heat_data(), [64]), "asked for 64 samples along x, but a is stored with 32"),
+        (lambda: ok.evaluate(heat_surrogate(), heat_data(), []), "no resolutions"),
+        (lambda: ok.evaluate(heat_surrogate(), heat_data(), [16], steps=9), "truth for 1 to 4"),
+        (lambda: ok.evaluate(changed(inputs=("a", "c"), outputs=("a", "c")), heat_data()), "needs c, but the dataset holds a, b"),
+        (lambda: ok.evaluate(changed(dt=0.3), heat_data()), "steps by 0.3, but the data are stored every 0.5"),
+        (lambda: ok.evaluate(changed(domain=ok.Domain.periodic(1.0, 1.0)), heat_data()), r"lives on \[0, 6.28319\]"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

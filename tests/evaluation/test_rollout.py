@@ -1,0 +1,58 @@
+"""Long rollouts: errors while there is a truth, spectra and divergence beyond it."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+
+from opkernels.evaluation.rollout import long_rollout
+from opkernels.evaluation.tables import rollout_summary
+
+
+def test_errors_end_with_the_truth_and_the_run_goes_on():
+    run = long_rollout(heat_surrogate(), heat_data(), 9, resolution="20x15", samples=2, keep=1)
+    np.testing.assert_allclose(run.time, 0.5 * np.arange(10))
+    np.testing.assert_allclose(run.rel_l2[:, 1:5], np.tile(1.02 ** np.arange(1, 5) - 1, (2, 1)), rtol=1e-9)
+    assert np.isnan(run.rel_l2[:, 5:]).all() and np.isnan(run.rel_l2[:, 0]).all()
+    assert np.isfinite(run.rms).all() and np.isinf(run.lost_at).all()
+    np.testing.assert_allclose(run.rms[:, 1:5], run.rms_truth[:, 1:5] * 1.02 ** np.arange(1, 5).reshape(-1, 1), rtol=1e-9)
+    assert run.prediction.dims == ("kept", "time", "field", "x", "y") and run.prediction.shape == (1, 10, 2, 20, 15)
+    np.testing.assert_allclose(run.prediction[:, 0], run.truth[:, 0])
+    assert np.isnan(run.truth[:, 5:]).all()
+    assert run.spectrum.attrs["time"] == "t = 4 to 4.5" and run.spectrum_truth.attrs["time"] == "t = 2"
+    assert "no run left the range" in rollout_summary(run) and "with a truth for 4" in rollout_summary(run)
+
+
+def test_spectra_of_the_last_quarter():
+    run = long_rollout(heat_surrogate(), heat_data())
+    np.testing.assert_allclose(run.spectrum, 1.02**8 * run.spectrum_truth, rtol=1e-8, atol=1e-20)
+    np.testing.assert_allclose(run.wavenumber[:3], [0, 1, 2])
+
+
+@pytest.mark.parametrize("model, step", [(HeatStep(3.0), 2), (HeatStep(float("nan")), 1)])
+def test_divergence_is_dated(model, step):
+    run = long_rollout(heat_surrogate(model), heat_data(diffusivity=0.01), 6)
+    assert run.lost_at.values.min() == 0.5 * step and np.isfinite(run.lost_at).all()
+    assert f"3 of 3 runs left the range of the truth, the first at time {0.5 * step:g}" in rollout_summary(run)
+
+
+def test_correlation_time():
+    class Shift(HeatStep):
+        def forward(self, x, parameters=None, grid=None, output_shape=None):
+            return super().forward(x, parameters, grid).roll(1, -2)
+
+    run = long_rollout(heat_surrogate(Shift(), training_shape=(32, 24)), heat_data())
+    mean = run.correlation.mean("sample").values
+    first = [next((t for t, c in zip(run.time.values, mean, strict=True) if c < level), np.inf) for level in (0.8, 0.9, 0.95)]
+    np.testing.assert_array_equal(run.correlation_time, first)
+    assert np.isfinite(first).any()
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="direct map"):
+        surrogate = heat_surrogate()
+        surrogate.dt = None
+        long_rollout(surrogate, heat_data())
+    with pytest.raises(ValueError, match="steps=0"):
+        long_rollout(heat_surrogate(), heat_data(), 0)
+    assert TORUS.ndim == 2 and torch.is_grad_enabled()
