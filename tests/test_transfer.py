@@ -13,8 +13,8 @@ from torch import nn
 
 import opkernels as ok
 from opkernels import Axis, Domain
-from opkernels.layers import ChannelMLP, SpectralConv
-from opkernels.models import FFNO, FNO
+from opkernels.layers import ChannelMLP, FactorizedSpectralConv, SpectralConv
+from opkernels.models import FFNO, FNO, TFNO
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
@@ -35,6 +35,9 @@ SPECTRAL = [
     ("FNO 3-D", lambda d, i, o: FNO(d, i, o, n_modes=(6, 5, 4), hidden_channels=4, n_layers=2), SPACE, {}),
     ("FFNO", lambda d, i, o: FFNO(d, i, o, n_modes=(16, 12), hidden_channels=8, n_layers=3), TORUS, {}),
     ("FNO with norm", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), norm="group_norm", **SMALL), TORUS, {}),
+    ("FactorizedSpectralConv", lambda d, i, o: FactorizedSpectralConv(i, o, (8, 12), rank=0.3), TORUS, {}),
+    ("TFNO", lambda d, i, o: TFNO(d, i, o, n_modes=(12, 8), rank=0.2, factorization="tt", **SMALL), TORUS, {}),
+    ("TFNO, joint", lambda d, i, o: TFNO(d, i, o, n_modes=(8, 9), rank=0.2, joint=True, **SMALL), TORUS, {}),
     ("FNO with parameters", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), n_parameters=2, **SMALL), TORUS, {"parameters": torch.ones(1, 2)}),
 ]
 FINITE_ORDER = [
