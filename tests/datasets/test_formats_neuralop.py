@@ -76,4 +76,4 @@ def test_the_example_learns_from_such_files(tmp_path):
         smooth = torch.einsum("bkl,ki,lj->bij", weights, s, s)
         write(tmp_path / f"darcy_{name}.pt", x=smooth > 0, y=smooth + 2)
     errors = example.main(tmp_path, epochs=10, samples=128, hidden_channels=8)
-    assert errors[16] < 0.42 and errors[32] < 0.42  # 0.35 at both; the mean alone: 0.58
+    assert errors[16] < 0.42 and errors[32] < 0.42  # 0.36 and 0.37; the mean alone: 0.58
