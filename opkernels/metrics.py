@@ -183,6 +183,7 @@ def _derivative(u: Tensor, dim: int, axis: Axis, n: int) -> Tensor:
         matrix = _difference(axis, n, device=u.device, dtype=u.dtype)
         return (u.movedim(dim, -1) @ matrix.T).movedim(-1, dim)
     k = torch.arange(n // 2 + 1, dtype=u.dtype, device=u.device) * (2 * math.pi / axis.length)
+    # The derivative of an unpaired Nyquist mode is zero at the samples; not every FFT library drops its imaginary part.
     k = torch.where(2 * torch.arange(n // 2 + 1, device=u.device) == n, torch.zeros_like(k), k)
     u_hat = torch.fft.rfft(u, dim=dim) * (1j * k).reshape(-1, *[1] * (-1 - dim))
     return torch.fft.irfft(u_hat, n=n, dim=dim)

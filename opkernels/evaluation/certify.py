@@ -277,8 +277,9 @@ def _idle(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> tuple[tuple
 @torch.no_grad()
 def _acts(probe: _Probe, x: Tensor, grid: Grid, y: Tensor, parameter: nn.Parameter) -> bool:
     """Whether another value of one parameter tensor (zero; where it is zero, one) changes the output beyond rounding."""
-    kept = parameter.data
-    parameter.data = torch.zeros_like(kept) if bool((kept != 0).any()) else torch.ones_like(kept)
+    # In place, so that what a module keeps of its weights sees a new version.
+    kept = parameter.clone()
+    parameter.fill_(0 if bool((kept != 0).any()) else 1)
     change = (probe.call(x, grid) - y).norm() / y.norm()
-    parameter.data = kept
+    parameter.copy_(kept)
     return bool(change > 100 * torch.finfo(y.dtype).eps)
