@@ -46,7 +46,7 @@ def cost(run):
 
 
 def force(x, y):
-    return 2 * torch.cos(2 * x + y) + 2 * torch.sin(x - 2 * y)
+    return torch.cos(2 * x + y) + torch.sin(x - 2 * y)
 
 
 def solve(u0, shape, dt):
@@ -58,7 +58,7 @@ def solve(u0, shape, dt):
 
 
 def initial(samples, seed):
-    return GaussianRandomField(DOMAIN, alpha=3, tau=3, sigma=40).sample(samples, (128, 128), seed=seed)
+    return GaussianRandomField(DOMAIN, alpha=4, tau=3, sigma=60).sample(samples, (128, 128), seed=seed)
 
 
 def error(frames, truth):
@@ -76,7 +76,7 @@ def make_surrogate():
     torch.manual_seed(0)
     model = ok.models.FNO(DOMAIN, 1, 1, n_modes=(12, 12), hidden_channels=16, n_layers=4)
     options = Options(keep="last")
-    surrogate = ok.fit(model, data.at(*SHAPE), validation=0.0, epochs=45, batch_size=16, lr=3e-3, options=options)
+    surrogate = ok.fit(model, data.at(*SHAPE), validation=0.0, epochs=24, batch_size=16, lr=3e-3, options=options)
     return surrogate, {"data": solved - start, "training": cpu() - solved}
 
 
@@ -88,7 +88,7 @@ def main():
     own_cost, frames = cost(lambda: surrogate.rollout(x, STEPS))
     own_error = error(frames, truth)
     tried = []
-    for n, substeps in itertools.product((16, 24, 32, 40, 48, 56, 64), (2, 3, 4, 6, 8, 12, 16, 24)):
+    for n, substeps in itertools.product((16, 24, 32, 40, 48, 56, 64), (2, 3, 4, 6, 8, 12, 16)):
         try:
             found = error(solve(u0, (n, n), DT / substeps), truth)
         except ValueError:  # the step is too long to be stable

@@ -2,8 +2,8 @@
 
     ∂ω/∂t + u·∇ω = 0.005 Δω - 0.1 ω + f,   2π-periodic,   steps of 0.25
 
-Both operators start from the same weights, see the same 48 trajectories at 32 x 32, and call the model
-equally often while training; the unrolled chain grows from one call to four. Errors on 16 new
+Both operators start from the same weights, see the same 48 trajectories at 32 x 32, call the model equally
+often and take about equally many optimizer steps while training; the unrolled chain grows from one call to four. Errors on 16 new
 trajectories: relative L2 after 1, 5, 10, 20 steps, and the correlation time, the last time at which the
 correlation with the truth is still at least 0.8 (mean over samples). Numbers: unrolled_training.json,
 pictures: unrolled_training.png (error against time) and unrolled_training.gif (truth, one-step, unrolled).
@@ -21,12 +21,12 @@ import torch
 import opkernels as ok
 from opkernels.training import Options, Regime
 
-STEPS, SHAPE, CALLS_PER_SAMPLE = 20, (32, 32), 20 * 36
+STEPS, SHAPE, CALLS_PER_SAMPLE = 20, (32, 32), 20 * 15
 RECIPE = {
     "title": "Forced Navier-Stokes",
-    "solver": {"name": "NavierStokes2D", "viscosity": 5e-3, "forcing": "2 * cos(2*x + y) + 2 * sin(x - 2*y)", "drag": 0.1},
+    "solver": {"name": "NavierStokes2D", "viscosity": 5e-3, "forcing": "cos(2*x + y) + sin(x - 2*y)", "drag": 0.1},
     "domain": {"periodic": ["2*pi", "2*pi"]},
-    "initial": {"name": "GaussianRandomField", "alpha": 3, "tau": 3, "sigma": 40},
+    "initial": {"name": "GaussianRandomField", "alpha": 4, "tau": 3, "sigma": 60},
     "times": {"start": 0, "stop": 0.25 * STEPS, "count": STEPS + 1},
     "resolution": [64, 64],
     "samples": 48,
@@ -35,7 +35,7 @@ RECIPE = {
     "batch": 16,
     "checked": 0,
 }
-REGIMES = {"one-step": Regime(), "unrolled": Regime("unrolled", 4, curriculum=0.5)}
+REGIMES = {"one-step": (Regime(), 16), "unrolled": (Regime("unrolled", 4, curriculum=0.5), 5)}  # and the size of a batch
 
 
 def epochs_for(regime):
@@ -51,19 +51,19 @@ def epochs_for(regime):
     return epochs
 
 
-def train(data, regime):
+def train(data, regime, batch_size):
     torch.manual_seed(0)
     model = ok.models.FNO(data.domain, 1, 1, n_modes=(12, 12), hidden_channels=16, n_layers=4)
     options = Options(keep="last")
-    return ok.fit(model, data, validation=0.0, epochs=epochs_for(regime), batch_size=16, lr=3e-3, regime=regime, options=options)
+    return ok.fit(model, data, validation=0.0, epochs=epochs_for(regime), batch_size=batch_size, lr=3e-3, regime=regime, options=options)
 
 
 def main(folder):
     train_data = ok.generate(RECIPE, folder / "train.nc", workers=1).at(*SHAPE)
     test = ok.generate(RECIPE, folder / "test.nc", samples=16, seed=1, workers=1).at(*SHAPE).read()
     truth, rows, frames = test[:, 1:], {}, {"truth": test[0, 1:, 0]}
-    for name, regime in REGIMES.items():
-        y = train(train_data, regime).rollout(test[:, 0], STEPS)
+    for name, (regime, batch_size) in REGIMES.items():
+        y = train(train_data, regime, batch_size).rollout(test[:, 0], STEPS)
         error = [ok.rel_l2(y[:, t], truth[:, t]).item() for t in range(STEPS)]
         above = correlation(y, truth) >= 0.8
         rows[name] = {

@@ -1,6 +1,7 @@
 """Surrogates: physical units, steps in time, tiles, Datasets, files that hold no code."""
 
 import copy
+import inspect
 import json
 import math
 import tracemalloc
@@ -257,6 +258,26 @@ def test_every_public_model_remembers_its_arguments():
     model = UNet(DOMAIN, 2, out_channels=3, hidden_channels=8)
     assert model.arguments == {"in_channels": 2, "out_channels": 3, "hidden_channels": 8}
     assert copy.deepcopy(model).arguments == model.arguments
+
+
+GRID_MODELS = [name for name in models.__all__ if "x" in inspect.signature(getattr(models, name).forward).parameters]
+
+
+@pytest.mark.parametrize("name", GRID_MODELS)
+def test_every_public_model_is_rebuilt_from_its_file(tmp_path, name):
+    model = getattr(models, name)
+    options = {
+        key: value
+        for key, value in (("n_modes", (5, 3)), ("n_parameters", 1), ("hidden_channels", 8))
+        if key in inspect.signature(model).parameters
+    }
+    torch.manual_seed(0)
+    one = Normalization.identity(("w",))
+    scaling = ParameterScaling.fit({"nu": [1.0, 2.0]}) if "n_parameters" in options else ParameterScaling()
+    surrogate = Surrogate(model(DOMAIN, 1, 1, **options), DOMAIN, ("w",), ("w",), one, one, dt=1.0, parameters=scaling)
+    save(surrogate, tmp_path / "s.safetensors")
+    x, p = torch.randn(2, 1, 16, 16), {"nu": [1.0, 1.5]} if "n_parameters" in options else None
+    assert torch.equal(load(tmp_path / "s.safetensors").predict(x, parameters=p), surrogate.predict(x, parameters=p))
 
 
 def test_a_users_own_module_is_passed_not_named(tmp_path):
