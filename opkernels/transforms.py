@@ -395,7 +395,7 @@ def _tensor_float(device: torch.device) -> bool:
 def _half_angles(axis: Axis, n: int, orders: Tensor) -> Tensor:
     """Return pi k s for each order k and sample, reduced in integers where the points are uniform: (len(orders), n)."""
     if axis.points == "gauss":
-        return math.pi * orders[:, None] * (axis.coordinates(n, orders.device, torch.float64) - axis.lower) / axis.length
+        return math.pi * orders.double()[:, None] * (axis.coordinates(n, orders.device, torch.float64) - axis.lower) / axis.length
     half, intervals = _offset(axis), n - 1 if axis.points == "endpoint" else n
     j = torch.arange(n, device=orders.device)
     return (orders[:, None] * (2 * j + half)).remainder(4 * intervals).double() * (math.pi / (2 * intervals))
