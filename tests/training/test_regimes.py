@@ -125,3 +125,19 @@ def test_values_that_are_not_finite_are_named(waves, limit):
 def test_seeds_of_neighbors_differ():
     seeds = {seed_of(a, b, c) for a in range(5) for b in range(5) for c in range(40)}
     assert len(seeds) == 1000 and all(0 <= s < 2**63 for s in seeds)
+
+
+def test_a_training_loss_runs_on_fake_cuda_without_mixing_devices():
+    from helpers import fake_cuda
+
+    from opkernels.surrogate import ParameterScaling
+
+    scaling, one = ParameterScaling.fit({"nu": [1e-3, 1e-2]}), Normalization((0.1, -0.2), (2.0, 0.5), ("u", "v"))
+    domain = ok.Domain.periodic(1.0, 2.0)
+    with fake_cuda():
+        model = ok.models.FNO(domain, 2, 2, n_modes=(3, 3), hidden_channels=4, n_layers=1, n_parameters=1)
+        s = Surrogate(model, domain, ("u", "v"), ("u", "v"), one, one, "increment", dt=0.5, parameters=scaling)
+        x, truth, p = torch.empty(2, 2, 8, 10), torch.empty(2, 3, 2, 8, 10), torch.empty(2, 1)
+        value, finite = training_loss(s, Regime("unrolled", 3), 3, x, truth, p, loss=mse, scale=torch.ones(2), grid=domain.grid(8, 10))
+        assert value.device.type == finite.device.type == "cuda"
+        assert s.forward(x, p, output_shape=(16, 20)).device.type == "cuda"
