@@ -9,13 +9,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from opkernels.domains import Axis, Domain, Grid
 from opkernels.resample import resample
 
-__all__ = ["RULES", "check_restriction", "default_rule", "restrict"]
+__all__ = ["RULES", "check_restriction", "default_rule", "restrict", "with_rule"]
 
 RULES = ("spectral", "mean", "nodal")
 
@@ -25,6 +27,12 @@ def default_rule(domain: Domain) -> str:
     if all(axis.periodic for axis in domain.axes):
         return "spectral"
     return "mean" if all(axis.points == "cell" for axis in domain.axes) else "nodal"
+
+
+def with_rule(attributes: Mapping[str, str], domain: Domain) -> dict[str, str]:
+    """Return a variable's attributes with a rule among them: its own where it is one of ours, else the default."""
+    rule = attributes.get("restriction")
+    return {**attributes, "restriction": rule if rule in RULES else default_rule(domain)}
 
 
 def check_restriction(rule: str, source: Grid, shape: tuple[int, ...], what: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opkernels.datasets import store
 from opkernels.datasets.fields import Field
-from opkernels.datasets.restriction import RULES, check_restriction, default_rule
+from opkernels.datasets.restriction import RULES, check_restriction, default_rule, with_rule
 from opkernels.domains import Domain, Grid
 
 __all__ = ["Trajectories", "open_trajectories"]
@@ -347,9 +347,9 @@ def open_trajectories(path: str | os.PathLike) -> Trajectories:
         If the file is missing, cut short, not HDF5, or not of this layout.
     """
     header, arrays = store.read_header(path)
-    grid, rows, rule = header.domain.grid(*header.shape), np.arange(header.samples), default_rule(header.domain)
+    grid, rows = header.domain.grid(*header.shape), np.arange(header.samples)
     fields = {
-        name: Field(arrays[name], rows, grid, header.shape, spec.evolving, {"restriction": rule} | dict(spec.attributes))
+        name: Field(arrays[name], rows, grid, header.shape, spec.evolving, with_rule(spec.attributes, header.domain))
         for name, spec in header.fields.items()
     }
     return Trajectories(header.domain, fields, header.times, header.parameters, header.attributes)

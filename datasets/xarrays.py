@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from opkernels.datasets.fields import Field
-from opkernels.datasets.restriction import default_rule
+from opkernels.datasets.restriction import with_rule
 from opkernels.datasets.store import Header, axis_attributes, axis_letters, check_times, time_attributes
 from opkernels.domains import Axis, Domain
 
@@ -46,7 +46,7 @@ def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tupl
         dims = (sample, *([time] if time in var.dims else []), *spatial)
         if set(var.dims) != set(dims):
             raise ValueError(f"{name} has the dimensions {var.dims}; expected ({sample}, {time}, {', '.join(spatial)})")
-        attributes = {"restriction": default_rule(domain)} | {k: v for k, v in var.attrs.items() if isinstance(v, str)}
+        attributes = with_rule({k: v for k, v in var.attrs.items() if isinstance(v, str)}, domain)
         fields[str(name)] = Field(var.transpose(*dims).variable, np.arange(samples), domain.grid(*shape), shape, time in dims, attributes)
     flat = {**dataset.data_vars, **dataset.coords}
     parameters = {str(n): v.values for n, v in flat.items() if v.dims == (sample,) and n != sample and v.dtype.kind in "fiub"}

@@ -297,7 +297,9 @@ def test_a_users_dataset_enters():
     coordinates = {"x": np.arange(8) / 8, "t": np.array(["2000-01-01", "2000-01-02", "2000-01-04"], dtype="datetime64[ns]")}
     user = xarray.Dataset({"T": (("x", "depth", "t"), values)}, coordinates)
     domain = Domain((Axis(0.0, 1.0, periodic=True, points="node", name="x"), Axis(0.0, 3.0, name="depth")))
+    user["T"].attrs["restriction"] = "for internal use"  # another meaning of the word
     data = Trajectories.from_xarray(user, domain, time="t")
+    assert data.fields["T"].rule == "nodal"
     assert data.read().shape == (1, 3, 1, 8, 6)
     np.testing.assert_array_equal(data.read()[0, :, 0], values.transpose(2, 0, 1))
     np.testing.assert_array_equal(data.times, [0, 86400, 3 * 86400])
