@@ -256,12 +256,10 @@ class _Run:
         order = np.random.default_rng((self.seed, now.epoch)).permutation(self.prepared.train.count(offsets))
         parts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)][now.batch :]
         mine = [part[self.group.share(len(part))] for part in parts]
-        rate = 0.0
         self.model.train()
         for part, (samples, window) in zip(parts, self.prepared.train.batches(mine, offsets), strict=True):
             n = len(part)
-            rate = learning_rate(self.options.schedule, self.lr, now.step, self.total_steps, self.options.warmup)
-            self._step(samples, window, unroll, n, rate)
+            self._step(samples, window, unroll, n, self._rate(now.step))
             now.step, now.batch, now.examples = now.step + 1, now.batch + 1, now.examples + n
             if len(self.pending) >= (1 if self.group.device.type == "cpu" else _CHECK_EVERY):
                 self._look()
@@ -270,8 +268,11 @@ class _Run:
         loss = now.loss_sum / max(1, now.examples)
         now.epoch, now.batch, now.loss_sum, now.examples = now.epoch + 1, 0, 0.0, 0
         seconds = round(time.perf_counter() - start, 3)
-        row = {"epoch": now.epoch, "step": now.step, "lr": rate, "unroll": unroll, "loss": loss}
+        row = {"epoch": now.epoch, "step": now.step, "lr": self._rate(now.step - 1), "unroll": unroll, "loss": loss}
         return row | {"validation": self._validate(), "seconds": seconds}
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.options.schedule, self.lr, step, self.total_steps, self.options.warmup)
 
     def _step(self, samples: np.ndarray, window: Tensor, unroll: int, n: int, rate: float) -> None:
         """Take one optimizer step on this process's share of a batch of n examples."""

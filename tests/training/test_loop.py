@@ -355,3 +355,31 @@ def test_split_samples_deals_every_sample_once():
     assert split_samples(20, (0.5, 0.5))[0].tolist() != list(range(10)), "shuffled: files are often sorted by a parameter"
     with pytest.raises(ValueError, match="got 2 samples for 3 parts"):
         split_samples(2, (0.8, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 6])
+def test_an_interruption_after_any_step_leaves_the_same_log(tmp_path, waves, fno, monkeypatch, step):
+    """Three steps an epoch: the third is the last of one, after which nothing is left to do in it."""
+    from opkernels.training import loop
+
+    data = waves(samples=12, n_times=2, shape=(8,))
+
+    def train(folder):
+        return fit(fno(data), data, epochs=3, batch_size=4, run_dir=tmp_path / folder, resume=True, quiet=True)
+
+    train("whole")
+    take, calls = loop._Run._step, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        self.interrupted = len(calls) == step
+        return take(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Run, "_step", interrupted)
+        train("cut")
+    train("cut")
+    rows = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut")]
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1] and len(rows[0]) == 3
