@@ -57,13 +57,14 @@ class ModeFirst(NamedTuple):
 
     def apply(self, z: Tensor) -> Tensor:
         """Return the product W z of coefficients z (P, 2, B, C_in), shape (P, 2, B, C_out)."""
-        h = _rows_times(z, self.left)
+        h = (z.transpose(1, 2).flatten(2) @ _block(self.left)).unflatten(-1, (2, -1))  # (P, B, 2, p)
         if self.core.ndim == 3:
-            re, im = self.core[:, :, None]
-            h = torch.stack([h[:, 0] * re - h[:, 1] * im, h[:, 1] * re + h[:, 0] * im], dim=1)
+            u, v, (re, im) = h[:, :, 0], h[:, :, 1], self.core[:, :, None]
+            h = torch.stack([u * re - v * im, v * re + u * im], dim=2)
         else:
-            h = _rows_times(h, self.core)
-        return h if self.right is None else _rows_times(h, self.right.mT)
+            h = _pair_product(h, self.core.permute(1, 2, 0, 3))
+        y = h if self.right is None else (h.flatten(2) @ _block(self.right.mT)).unflatten(-1, (2, -1))
+        return y.transpose(1, 2)
 
     def dense(self) -> Tensor:
         """Return W as real pairs (P, C_in, 2, C_out), the layout of a `DenseWeight`."""
@@ -95,15 +96,20 @@ class ModeFirst(NamedTuple):
 
 def dense_product(z: Tensor, w: Tensor) -> Tensor:
     """Multiply z (P, 2, B, C_in) by a dense weight (P, C_in, 2, C_out): (P, 2, B, C_out), one real product."""
+    return _pair_product(z.transpose(1, 2), w).transpose(1, 2)
+
+
+def _pair_product(z: Tensor, w: Tensor) -> Tensor:
+    """Multiply z (P, B, 2, p) by w (P, p, 2, q): (P, B, 2, q), [re; im] as rows and [re | im] as columns of one real product."""
     y = (z.flatten(1, 2) @ w.flatten(2)).unflatten(1, z.shape[1:3]).unflatten(-1, w.shape[2:])
-    return torch.stack([y[:, 0, :, 0] - y[:, 1, :, 1], y[:, 1, :, 0] + y[:, 0, :, 1]], dim=1)
+    a, b, c, d = y.flatten(2, 3).unbind(2)
+    return torch.stack([a - d, b + c], dim=2)
 
 
-def _rows_times(z: Tensor, w: Tensor) -> Tensor:
-    """Multiply z (P, 2, B, p) by w (2, p, q) or (2, P, p, q): (P, 2, B, q), as two real products of 2B rows."""
-    rows = z.flatten(1, 2)
-    a, b = ((rows @ part).unflatten(1, z.shape[1:3]) for part in w)
-    return torch.stack([a[:, 0] - b[:, 1], a[:, 1] + b[:, 0]], dim=1)
+def _block(w: Tensor) -> Tensor:
+    """Return the real matrix (2 p, 2 q) that multiplies rows (re, im) as the complex w (2, p, q) does."""
+    re, im = w
+    return torch.cat([torch.cat([re, im], 1), torch.cat([-im, re], 1)])
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -135,7 +141,8 @@ def _expand(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
     for u in factors:
         re, im = u.unbind(-1)
         block = torch.stack([torch.stack([re, -im], 1), torch.stack([im, re], 1)], 1)  # (m, 2, 2, R)
-        core = block.flatten(2).flatten(0, 1) @ core.reshape(done, 2 * u.shape[1], -1)
+        block = block.flatten(2).flatten(0, 1).expand(done, -1, -1)
+        core = torch.bmm(block, core.reshape(done, 2 * u.shape[1], -1))
         done *= u.shape[0]
     return core.reshape(done, 2, rest)
 
