@@ -133,12 +133,13 @@ def _runge_kutta(table: RungeKutta, problem: Problem, tables: _Coefficients, u: 
     return tables.accumulate(end, table.weights, slopes), slopes
 
 
-def _stretch(table, problem: Problem, tables: _Coefficients, t: float, n: int, estimate: bool, u: Tensor, *past: Tensor):
+def _stretch(table, problem: Problem, coefficients: Callable[[], _Coefficients], t: float, n: int, estimate: bool, u: Tensor, *past: Tensor):
     """Take n steps of size h from time t; return (error, state, *slopes that the next stretch can use).
 
     No data is looked at by the host, so that the stretch can be recorded, faked or differentiated.
     """
-    h, slopes = tables.h, list(past)
+    tables, slopes = coefficients(), list(past)
+    h = tables.h
     memory = len(table.weights) - 1 if isinstance(table, AdamsBashforth) else 0
     starter = IFRK4 if memory else table
     for i in range(n):
@@ -173,6 +174,7 @@ class _Loop:
         self.past: tuple[Tensor, ...] = ()
         self.h = 0.0  # step of the slopes remembered
         self.wanted = math.inf  # step that the last error estimate allows
+        self.worst = 0  # sample of the largest error
         self.known: dict[float, _Coefficients] = {}
         self.checkpointed = torch.is_grad_enabled() and (state.requires_grad or problem.symbol.requires_grad)
         if dt is None:
@@ -183,6 +185,8 @@ class _Loop:
             return float(self.problem.rate(state.detach()).max())
 
     def coefficients(self, h: float) -> _Coefficients:
+        if self.problem.symbol.requires_grad:  # a checkpoint must find the tables built, or not built, twice alike
+            return _Coefficients(self.problem.symbol, h, self.state)
         if h not in self.known:
             if len(self.known) >= 8:
                 self.known.pop(next(iter(self.known)))
@@ -230,7 +234,7 @@ class _Loop:
     def _try(self, t: float, h: float, n: int) -> tuple[bool, tuple[Tensor, ...]]:
         """Take n steps and judge them; the state of the loop is left as it was but for `rate` and `wanted`."""
         keep = isinstance(self.table, RungeKutta) or abs(h - self.h) <= 1e-6 * h
-        run = functools.partial(_stretch, self.table, self.problem, self.coefficients(h), t, n, self.dt is None)
+        run = functools.partial(_stretch, self.table, self.problem, functools.partial(self.coefficients, h), t, n, self.dt is None)
         past = self.past if keep else ()
         if self.checkpointed:
             error, *result = checkpoint(run, self.state, *past, use_reentrant=False)
@@ -239,9 +243,11 @@ class _Loop:
         size = _norm(result[0])
         if self.dt is not None:
             return bool(torch.isfinite(size).all()), tuple(result)
-        relative = (_norm(error) / size.clamp_min(torch.finfo(size.dtype).tiny)).max()
+        relative = (_norm(error) / size.clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(nan=math.inf)
         with torch.no_grad():
-            relative, rate = torch.stack([relative.double(), self.problem.rate(result[0].detach()).max().double()]).tolist()
+            numbers = torch.stack([*relative.max(dim=0), self.problem.rate(result[0].detach()).max()], dim=0)
+        relative, worst, rate = numbers.tolist()
+        self.worst = int(worst)
         if not (math.isfinite(relative) and math.isfinite(rate)):
             return False, tuple(result)
         power = min(self.table.order, 4)
@@ -257,9 +263,11 @@ class _Loop:
         sample = bad[0] if bad else 0
         if self.dt is None:
             cause = "the equation itself seems to blow up for these parameters; look at them and at the initial field"
+            return f"{self.describe()}: sample {self.worst} changes too fast at t={t:.6g} even for steps of {h:.3g}; {cause}"
         else:
-            limit = self.table.limit / max(self._rate(self.state[sample : sample + 1]), 1e-300) if len(self.state) > sample else math.inf
-            cause = f"dt={self.dt:.3g} is too long where {self.table.name} is stable up to about {limit:.2g}; lower it or leave dt=None"
+            with torch.no_grad():
+                rate = max(float(self.problem.rate(self.state.detach())[sample]), 1e-300)
+            cause = f"{self.table.name} is stable up to dt of about {self.table.limit / rate:.2g}; lower dt or leave it None"
         return f"{self.describe()}: sample {sample} is not finite at t={t:.6g} after steps of {h:.3g}; {cause}"
 
 

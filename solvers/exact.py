@@ -1,0 +1,103 @@
+"""Problems whose solution is known, to test solvers and surrogates against.
+
+Each function returns an `ExactProblem`: a domain, a way to build the solver with any scheme, the
+solution as a function of coordinates and time, and a grid and end time that resolve it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opkernels.domains import Domain
+from opkernels.solvers.navier_stokes import NavierStokes2D
+from opkernels.solvers.spectral import SpectralSolver
+
+__all__ = ["ExactProblem", "manufactured_vorticity", "taylor_green"]
+
+
+@dataclass(frozen=True)
+class ExactProblem:
+    """A problem and its solution.
+
+    Parameters
+    ----------
+    domain : Domain
+        Where it lives.
+    solver : callable
+        ``solver(method)`` builds the solver with one of its schemes.
+    solution : callable
+        ``solution(x, y, ..., t)`` returns the fields, (C, *spatial), float64.
+    shape : tuple of int
+        A grid that resolves the solution.
+    end : float
+        A time until which the solution is worth comparing.
+    """
+
+    domain: Domain
+    solver: Callable[[str], SpectralSolver]
+    solution: Callable[..., Tensor]
+    shape: tuple[int, ...]
+    end: float
+
+    def fields(self, t: float, shape: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the solution at time t on a grid, (1, C, *spatial)."""
+        x = self.domain.grid(*(shape or self.shape)).coordinates(dtype=torch.float64)
+        return self.solution(*x, t)[None].to(dtype)
+
+    def error(self, method: str, *, steps: int | None = None, shape: tuple[int, ...] | None = None, dtype=torch.float64) -> float:
+        """Return the relative L2 error at `end`, after `steps` equal steps or the solver's own."""
+        dt = None if steps is None else self.end / steps
+        u = self.solver(method).solve(self.fields(0.0, shape, dtype), [self.end], dt=dt)[:, 0]
+        truth = self.fields(self.end, shape)
+        return ((u - truth).norm() / truth.norm()).item()
+
+
+def taylor_green(viscosity: float = 0.02, mean_flow: tuple[float, float] = (1.0, 0.5)) -> ExactProblem:
+    """Return decaying Taylor-Green vortices carried by a mean flow: ω = 2 cos(x - Ut) cos(y - Vt) e^{-2νt} on [0, 2π)²."""
+    domain = Domain.periodic(2 * math.pi, 2 * math.pi)
+
+    def solution(x, y, t):
+        speed = mean_flow
+        return (2 * torch.cos(x - speed[0] * t) * torch.cos(y - speed[1] * t) * math.exp(-2 * viscosity * t))[None]
+
+    return ExactProblem(
+        domain,
+        lambda method: NavierStokes2D(domain, viscosity=viscosity, mean_flow=mean_flow, method=method),
+        solution,
+        (32, 32),
+        2.0,
+    )
+
+
+def manufactured_vorticity(viscosity: float = 0.01, drag: float = 0.1) -> ExactProblem:
+    """Return ω = sin(3x + t) cos 2y + cos(x - 2y + t/2) on [0, 2π)², kept up by the force that fits it.
+
+    The two parts are eigenfunctions of the Laplacian, -Δω₁ = 13 ω₁ and -Δω₂ = 5 ω₂, so the stream
+    function is ψ = ω₁/13 + ω₂/5 and f = ∂ω/∂t + ψ_y ω_x - ψ_x ω_y - νΔω + αω is in closed form.
+    """
+    domain = Domain.periodic(2 * math.pi, 2 * math.pi)
+
+    def parts(x, y, t):
+        return torch.sin(3 * x + t) * torch.cos(2 * y), torch.cos(x - 2 * y + t / 2)
+
+    def forcing(x, y, t):
+        one, two = parts(x, y, t)
+        slope = torch.sin(x - 2 * y + t / 2)
+        one_x, one_y = 3 * torch.cos(3 * x + t) * torch.cos(2 * y), -2 * torch.sin(3 * x + t) * torch.sin(2 * y)
+        two_x, two_y = -slope, 2 * slope
+        change = torch.cos(3 * x + t) * torch.cos(2 * y) - slope / 2
+        transport = (one_y / 13 + two_y / 5) * (one_x + two_x) - (one_x / 13 + two_x / 5) * (one_y + two_y)
+        return change + transport + viscosity * (13 * one + 5 * two) + drag * (one + two)
+
+    return ExactProblem(
+        domain,
+        lambda method: NavierStokes2D(domain, viscosity=viscosity, drag=drag, forcing=forcing, method=method),
+        lambda x, y, t: sum(parts(x, y, t))[None],
+        (32, 32),
+        2.0,
+    )
