@@ -226,6 +226,9 @@ class _Run:
         self.total_steps = sum(math.ceil(n / batch_size) for n in counts)
 
     def begin(self, resume: bool) -> None:
+        if self.folder and self.group.rank == 0:
+            for file in self.folder.glob(".*.tmp"):  # what a killed run was writing
+                file.unlink(missing_ok=True)
         self.group.copy_from_first(self.model)
         if self.folder and resume and (self.folder / LAST).is_file():
             self.progress = read_checkpoint(self.folder, self.surrogate, self.optimizer, self.settings)
