@@ -164,7 +164,7 @@ def interpolate(points, positions, values, solver, spacing):
     return torch.linalg.solve(moments, torch.einsum("pn,pni,n->pi", w, basis, values))[:, 0]
 
 
-def dam_break(seeds: int = 20, spacing: float = 0.05, end: float = 6.0) -> None:
+def dam_break(seeds: int = 20, spacing: float = 0.1, end: float = 6.0) -> None:
     """Column 2 x 1 in a tank 5.4 x 2: how many of the seeds survive, and the front against Ritter's 2 sqrt(g H) t."""
     domain = Domain.box(5.4, 2.0)
     sets = [still_tank(domain, spacing, 1.0, width=2.0, jitter=0.1, seed=seed).particles for seed in range(seeds)]

@@ -235,7 +235,7 @@ class _Run:
         lift = sum(g * d for g, d in zip(self.gravity, pairs.d, strict=True)) * pairs.at_j(fluid.rho) + pairs.at_j(fluid.p)
         p_w = pairs.sum(w * lift) * weight
         if solver.background_pressure == 0:
-            p_w = p_w.clamp(min=0)  # walls push, they do not hold
+            p_w = p_w.abs()  # walls push, and where the fluid pulls they balance it
         rho_w = solver.eos.density(p_w - solver.background_pressure)
         mirrored = v_w
         volume = torch.full_like(rho_w, self.spacing**2 * solver.rest_density) / rho_w
