@@ -78,6 +78,15 @@ def test_synthesis_samples_the_same_function_on_any_grid(path, points):
         torch.testing.assert_close(getattr(transform, f"_analyze_{path}")(y, grid), z, rtol=0, atol=1e-14)
 
 
+def test_inverse_ffts_get_real_values_where_there_is_no_partner(monkeypatch):
+    """Some devices do not drop an imaginary part at wave number zero or n/2."""
+    seen, irfft = [], torch.fft.irfft
+    monkeypatch.setattr(torch.fft, "irfft", lambda z, **options: (seen.append(z), irfft(z, **options))[1])
+    Fourier(Modes.neuraloperator((8,)))._synthesize_fft(torch.randn(1, 2, 5, 3), Domain.periodic(1.0).grid(8), True)
+    (z,) = seen
+    assert z.shape[-1] == 5 and not z[..., [0, 4]].imag.any() and z[..., 1:4].imag.all()
+
+
 def test_float32_keeps_its_digits_at_high_wave_numbers():
     grid, transform = Domain.periodic(1.0).grid(4096), Fourier(Modes.symmetric((63,)))
     x = torch.randn(1, 1, 4096, dtype=torch.float64)

@@ -10,7 +10,7 @@ from helpers import band_limited, fake_cuda
 
 from opkernels import Axis, Domain
 from opkernels.models import FFNO, FNO
-from opkernels.models.backbone import Block
+from opkernels.models.backbone import Block, OperatorBlock
 from opkernels.resample import resample
 
 TORUS = Domain.periodic(6.0, 3.0)
@@ -110,6 +110,18 @@ def test_parameters_scale_and_shift_per_sample():
     torch.testing.assert_close(y[0], y[2])
     assert (y[0] - y[1]).norm() > 1e-3 * y[0].norm()
     torch.testing.assert_close(net(x[1:2], parameters=p[1:2]), y[1:2])
+
+
+def test_a_block_is_multiplied_by_one_plus_the_scale():
+    options = Block(fno_skip=None, channel_mlp_expansion=0)
+    block = OperatorBlock(torch.nn.Identity(), 2, options, norm=None, activation="gelu", n_embedding=1, last=True)
+    block.conv.forward = lambda x, grid: x
+    with torch.no_grad():
+        block.film.weight.copy_(torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+        block.film.bias.zero_()
+    x = torch.ones(2, 2, 4)
+    y = block(x, Domain.periodic(1.0).grid(4), torch.tensor([[1.0], [10.0]]))
+    assert y[:, :, 0].tolist() == [[2 + 3, 3 + 4], [11 + 30, 21 + 40]]
 
 
 @pytest.mark.parametrize("points", ["node", "cell"])
