@@ -61,7 +61,8 @@ def train(config: Config, *, base: Path | str = ".", resume: bool = False, quiet
 
     from opkernels.training import parallel
     from opkernels.training.build import build_model, open_splits, regime_of
-    from opkernels.training.loop import Options, fit
+    from opkernels.training.loop import fit
+    from opkernels.training.options import Options
 
     t, data = config.training, config.data
     root = Path(config.run_dir)

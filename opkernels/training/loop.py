@@ -1,85 +1,26 @@
-"""`fit`: train a model on trajectories and return a surrogate.
-
-One optimizer step is a pure function of (weights, optimizer state, seed, epoch, batch): the order of the
-examples, the noise and the shifts are drawn from these numbers alone. So a killed run resumes to the same
-bits, and several processes take the steps of one.
-"""
+"""`fit`: check everything, prepare it, train, and return a surrogate."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.losses import Loss, loss_by_name, rel_l2
+from opkernels.losses import Loss, loss_by_name
 from opkernels.surrogate import Surrogate
 from opkernels.training import parallel
-from opkernels.training.batches import seed_of
-from opkernels.training.checkpoint import BEST, LAST, Progress, read_checkpoint, write_checkpoint
-from opkernels.training.prepare import Prepared, prepare
-from opkernels.training.records import Log, open_sinks
-from opkernels.training.regimes import Regime, predicted_frames, training_loss
-from opkernels.training.schedules import learning_rate
+from opkernels.training.checkpoint import LAST
+from opkernels.training.options import PRECISIONS, Options
+from opkernels.training.prepare import prepare
+from opkernels.training.regimes import Regime
+from opkernels.training.run import Run
 
-__all__ = ["Options", "fit"]
-
-PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CHECK_EVERY = 16  # steps between looks at the loss on a GPU, where each look waits for it
-
-
-@dataclass(frozen=True)
-class Options:
-    """The less frequent options of `fit`.
-
-    Parameters
-    ----------
-    weight_decay : float
-        Of AdamW.
-    schedule : {"cosine", "one_cycle", "step", "constant"}
-        See `opkernels.training.schedules.learning_rate`.
-    warmup : float
-        Share of the steps over which the learning rate rises.
-    gradient_clip : float, optional
-        Largest norm of the gradient; None for no limit.
-    patience : int, optional
-        Stop after so many epochs without a smaller validation error.
-    target : {"state", "increment"}, optional
-        What the model predicts; by default the increment of a step in time, and the state of a direct map.
-    shifts : bool
-        Shift every batch at random along the periodic axes: right only where the problem does not
-        depend on the position.
-    keep : {"best", "last"}
-        Which weights the surrogate gets: those of the smallest validation error, or the last.
-    checkpoint_every : int
-        Epochs between checkpoints.
-    log : sequence of str
-        "tensorboard", "wandb": where the rows of the log go as well.
-    memory : int, optional
-        Bytes up to which a dataset is kept in memory; by default a quarter of the machine's.
-    """
-
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    gradient_clip: float | None = 1.0
-    patience: int | None = None
-    target: str | None = None
-    shifts: bool = False
-    keep: str = "best"
-    checkpoint_every: int = 1
-    log: tuple[str, ...] = ()
-    memory: int | None = None
+__all__ = ["fit"]
 
 
 def fit(
@@ -196,239 +137,13 @@ def fit(
         settings |= {key: getattr(options, key) for key in ("weight_decay", "schedule", "warmup", "gradient_clip", "patience", "shifts")}
         criterion = loss_by_name(loss) if isinstance(loss, str) else loss
         prepared.surrogate.notes |= {"seed": seed, "epochs": epochs, "regime": prepared.regime.kind, "loss": settings["loss"]}
-        run = _Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)
+        run = Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)
         run.begin(resume)
         if on_start is not None and group.rank == 0:
             on_start()
         return run.train(quiet)
     finally:
         group.leave()
-
-
-class _Run:
-    """The state of one training run."""
-
-    def __init__(self, prepared: Prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings):
-        self.prepared, self.group, self.options, self.criterion = prepared, group, options, criterion
-        self.epochs, self.batch_size, self.lr, self.seed = epochs, batch_size, lr, seed
-        self.folder, self.settings = folder, settings
-        self.surrogate, self.regime = prepared.surrogate, prepared.regime
-        self.model = self.surrogate.model
-        self.weights = [p for p in self.model.parameters() if p.requires_grad]
-        self.autocast = PRECISIONS[precision]
-        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
-        self.optimizer = torch.optim.AdamW(self.weights, lr=lr, weight_decay=options.weight_decay)
-        self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
-        self.pending: list[tuple[int, np.ndarray, Tensor, Tensor]] = []  # losses not looked at yet
-        self.interrupted = False
-        counts = [prepared.train.count(self._offsets(e)) for e in range(epochs)]
-        self.total_steps = sum(math.ceil(n / batch_size) for n in counts)
-
-    def begin(self, resume: bool) -> None:
-        if self.folder and self.group.rank == 0:
-            for file in self.folder.glob(".*.tmp"):  # what a killed run was writing
-                file.unlink(missing_ok=True)
-        self.group.copy_from_first(self.model)
-        if self.folder and resume and (self.folder / LAST).is_file():
-            self.progress = read_checkpoint(self.folder, self.surrogate, self.optimizer, self.settings)
-            if self.progress.scaler:
-                self.scaler.load_state_dict(self.progress.scaler)
-
-    def train(self, quiet: bool) -> Surrogate:
-        writes = self.group.rank == 0
-        log = Log(self.folder if writes else None, self.progress.epoch, open_sinks(self.options.log, self.folder) if writes else ())
-        with _quietly_random(self.group.device), self._interruptible(), _bar(self, log, quiet or not writes) as show:
-            while not self.progress.stopped:
-                row = self._epoch()
-                log.write(row)  # before the checkpoint: a row without one is dropped when the run is resumed
-                show(row)
-                self._finish_epoch(row)
-        log.close()
-        self._take_weights()
-        return self.surrogate
-
-    def _offsets(self, epoch: int) -> list[int]:
-        return self.regime.offsets(self.regime.unroll_at(epoch, self.epochs), self.prepared.train.n_times)
-
-    def _epoch(self) -> dict:
-        """Go through the examples of one epoch (or what is left of it) and return its row of the log."""
-        now, start = self.progress, time.perf_counter()
-        offsets = self._offsets(now.epoch)
-        unroll = self.regime.unroll_at(now.epoch, self.epochs)
-        order = np.random.default_rng((self.seed, now.epoch)).permutation(self.prepared.train.count(offsets))
-        parts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)][now.batch :]
-        mine = [part[self.group.share(len(part))] for part in parts]
-        self.model.train()
-        for part, (samples, window) in zip(parts, self.prepared.train.batches(mine, offsets), strict=True):
-            n = len(part)
-            self._step(samples, window, unroll, n, self._rate(now.step))
-            now.step, now.batch, now.examples = now.step + 1, now.batch + 1, now.examples + n
-            if len(self.pending) >= (1 if self.group.device.type == "cpu" else _CHECK_EVERY):
-                self._look()
-                self._stop_if_asked()
-        self._look()
-        loss = now.loss_sum / max(1, now.examples)
-        now.epoch, now.batch, now.loss_sum, now.examples = now.epoch + 1, 0, 0.0, 0
-        seconds = round(time.perf_counter() - start, 3)
-        row = {"epoch": now.epoch, "step": now.step, "lr": self._rate(now.step - 1), "unroll": unroll, "loss": loss}
-        return row | {"validation": self._validate(), "seconds": seconds}
-
-    def _rate(self, step: int) -> float:
-        return learning_rate(self.options.schedule, self.lr, step, self.total_steps, self.options.warmup)
-
-    def _step(self, samples: np.ndarray, window: Tensor, unroll: int, n: int, rate: float) -> None:
-        """Take one optimizer step on this process's share of a batch of n examples."""
-        prepared, now = self.prepared, self.progress
-        torch.manual_seed(seed_of(self.seed, 1, now.step, self.group.rank))  # for what the model draws, such as dropout
-        x, truth = prepared.split(self._shifted(window))
-        x = self._noisy(x, n)
-        parameters = prepared.parameters_of(samples)
-        with torch.autocast(self.group.device.type, self.autocast, enabled=self.autocast is not None):
-            value, finite = training_loss(
-                self.surrogate, self.regime, unroll, x, truth, parameters, loss=self.criterion, scale=prepared.scale, grid=prepared.grid
-            )
-        weight = self.group.weight(n)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(value * weight).backward()
-        self.group.average_gradients(self.weights)
-        self.pending.append((now.step, samples, (value.detach() * weight * n).to(torch.float64), finite))
-        if self.group.device.type == "cpu" and not bool(value.isfinite()):
-            self._look()  # before the weights are spoiled
-        if self.options.gradient_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.weights, self.options.gradient_clip)
-        for entry in self.optimizer.param_groups:
-            entry["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def _shifted(self, window: Tensor) -> Tensor:
-        if not self.options.shifts:
-            return window
-        rng = np.random.default_rng((self.seed, 2, self.progress.step))
-        axes = [a for a, axis in enumerate(self.prepared.grid.domain.axes) if axis.periodic]
-        shifts = [int(rng.integers(window.shape[3 + a])) for a in axes]
-        return torch.roll(window, shifts, [3 + a for a in axes])
-
-    def _noisy(self, x: Tensor, n: int) -> Tensor:
-        if not self.regime.noise:
-            return x
-        generator = torch.Generator(x.device).manual_seed(seed_of(self.seed, 3, self.progress.step))
-        noise = torch.randn(n, *x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)[self.group.share(n)]
-        std = torch.tensor(self.surrogate.normalization.std, dtype=x.dtype).to(x.device)
-        return x + self.regime.noise * std.reshape(-1, *[1] * (x.ndim - 2)) * noise
-
-    def _look(self) -> None:
-        """Add up the losses since the last look; stop at one that is not finite."""
-        if not self.pending:
-            return
-        values = self.group.total(torch.stack([value for _, _, value, _ in self.pending]))
-        for (step, samples, _, finite), value in zip(self.pending, values.tolist(), strict=True):
-            if not math.isfinite(value):
-                bad = samples[~finite.cpu().numpy()]
-                where = f"the prediction for sample {bad[0]} is not finite" if len(bad) else "the predictions are finite"
-                cause = "the learning rate is too large, or a sample is an outlier"
-                cause += " (or float16 overflows: try bfloat16)" if self.autocast is torch.float16 else ""
-                kept = f"; the last checkpoint in {self.folder} stays" if self.folder else ""
-                raise ValueError(f"the loss is not finite at step {step} (epoch {self.progress.epoch + 1}): {where}; likely {cause}{kept}")
-            self.progress.loss_sum += value
-        self.pending.clear()
-
-    def _validate(self) -> float | None:
-        """Relative L2 error over validation chains as long as the regime's, fields divided by their scales."""
-        data = self.prepared.validation
-        if data is None:
-            return None
-        offsets = self.regime.offsets(self.regime.unroll, data.n_times)
-        every = max(1, offsets[-1])
-        count, sums = data.count(offsets, every), torch.zeros(2, dtype=torch.float64, device=self.group.device)
-        mine = np.arange(self.group.rank, count, self.group.size)
-        parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
-        self.model.eval()
-        with torch.no_grad():
-            for samples, window in data.batches(parts, offsets, every):
-                x, truth = self.prepared.split(window)
-                y = predicted_frames(self.surrogate, x, self.prepared.parameters_of(samples, validation=True), self.regime.unroll)
-                scale = self.prepared.scale.reshape(-1, *[1] * (y.ndim - 3))
-                errors = rel_l2((y / scale).flatten(0, 1), (truth / scale).flatten(0, 1), self.prepared.grid, reduction="none")
-                sums += torch.stack([errors.sum(), torch.ones_like(errors).sum()]).to(torch.float64)
-        total, n = self.group.total(sums).tolist()
-        return total / n
-
-    def _finish_epoch(self, row: dict) -> None:
-        """Keep the best weights, write the checkpoint, decide whether to go on."""
-        now = self.progress
-        judged = row["loss"] if row["validation"] is None else row["validation"]
-        if not math.isfinite(judged):
-            raise ValueError(f"the validation error is not finite after epoch {now.epoch}; lower lr, or look for outliers in the data")
-        if judged < now.best:
-            now.best, now.best_epoch = judged, now.epoch
-            self.surrogate.notes |= {"best_epoch": now.epoch, "validation": judged}
-            self._keep_best()
-        if now.epoch >= self.epochs:
-            now.stopped = "finished"
-        elif self.options.patience is not None and now.epoch - now.best_epoch >= self.options.patience:
-            now.stopped = "early stop"
-        if now.stopped or now.epoch % self.options.checkpoint_every == 0:
-            self._checkpoint()
-        self._stop_if_asked()
-
-    def _keep_best(self) -> None:
-        if self.folder is None:
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
-        elif self.group.rank == 0:
-            from opkernels.surrogate import save
-
-            save(self.surrogate, self.folder / BEST)
-
-    def _checkpoint(self) -> None:
-        self.progress.scaler = self.scaler.state_dict() or None
-        if self.folder and self.group.rank == 0:
-            write_checkpoint(self.folder, self.surrogate, self.optimizer, self.progress, self.settings)
-
-    def _take_weights(self) -> None:
-        """Give the surrogate the best weights, or leave the last."""
-        self.group.wait()
-        if self.options.keep == "last":
-            return
-        if self.folder is not None:
-            from opkernels.storage import read_tensors
-
-            tensors, header = read_tensors(self.folder / BEST)
-            self.best = {name.removeprefix("model."): value for name, value in tensors.items()}
-            self.surrogate.notes = dict(header["notes"])
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                if isinstance(value, Tensor) and self.best is not None:
-                    value.copy_(self.best[name])
-
-    @contextlib.contextmanager
-    def _interruptible(self):
-        """Let Ctrl-C end the run between two steps, with a checkpoint; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT)
-
-        def note(number, frame):
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _stop_if_asked(self) -> None:
-        asked = self.interrupted
-        if self.group.size > 1:
-            asked = bool(self.group.total(torch.tensor(float(asked), device=self.group.device)))
-        if asked and not self.progress.stopped:
-            self._checkpoint()
-            raise KeyboardInterrupt
 
 
 def _check_options(epochs: int, batch_size: int, lr: float, precision: str, seed: int, options: Options) -> None:
@@ -457,35 +172,3 @@ def _folder(run_dir: Path | str | None, resume: bool) -> Path | None:
     if (folder / LAST).exists() and not resume:
         raise ValueError(f"{folder} already holds a run; resume it, or choose another folder")
     return folder
-
-
-@contextlib.contextmanager
-def _quietly_random(device: torch.device):
-    """Leave the caller's random numbers as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-@contextlib.contextmanager
-def _bar(run: _Run, log: Log, quiet: bool):
-    """Yield a function that shows a row: a bar on a terminal, a line elsewhere."""
-
-    def text(row: dict) -> str:
-        parts = [f"loss {row['loss']:.3g}"] + ([f"validation {row['validation']:.3g}"] if row["validation"] is not None else [])
-        return ", ".join([*parts, f"lr {row['lr']:.2g}"])
-
-    if quiet:
-        yield lambda row: None
-        return
-    if not sys.stderr.isatty():
-        yield lambda row: print(f"epoch {row['epoch']}/{run.epochs}: {text(row)}, {row['seconds']:.1f} s", file=sys.stderr, flush=True)
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=run.epochs, initial=run.progress.epoch, unit="epoch", dynamic_ncols=True) as bar:
-
-        def show(row: dict) -> None:
-            bar.set_postfix_str(text(row), refresh=False)
-            bar.update()
-
-        yield show

@@ -55,10 +55,10 @@ def test_train_writes_a_run_that_loads_and_resumes(place, capsys):
 
 def test_a_run_interrupted_by_hand_goes_on(place, monkeypatch, capsys, same_weights):
     from opkernels.storage import read_tensors
-    from opkernels.training import loop
+    from opkernels.training.run import Run
 
     assert main(["train", "c.yaml", "--quiet", "run_dir=whole"]) == 0
-    step, calls = loop._Run._step, []
+    step, calls = Run._step, []
 
     def interrupted(self, *arguments):
         calls.append(1)
@@ -66,7 +66,7 @@ def test_a_run_interrupted_by_hand_goes_on(place, monkeypatch, capsys, same_weig
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_step", interrupted)
+        patch.setattr(Run, "_step", interrupted)
         assert main(["train", "c.yaml", "--quiet"]) == 130
     err = capsys.readouterr().err
     assert "stopped with a checkpoint; go on with: opkernels train runs/waves --resume" in err and "Traceback" not in err

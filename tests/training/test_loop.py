@@ -360,7 +360,7 @@ def test_split_samples_deals_every_sample_once():
 @pytest.mark.parametrize("step", [2, 3, 4, 6])
 def test_an_interruption_after_any_step_leaves_the_same_log(tmp_path, waves, fno, monkeypatch, step):
     """Three steps an epoch: the third is the last of one, after which nothing is left to do in it."""
-    from opkernels.training import loop
+    from opkernels.training.run import Run
 
     data = waves(samples=12, n_times=2, shape=(8,))
 
@@ -368,7 +368,7 @@ def test_an_interruption_after_any_step_leaves_the_same_log(tmp_path, waves, fno
         return fit(fno(data), data, epochs=3, batch_size=4, run_dir=tmp_path / folder, resume=True, quiet=True)
 
     train("whole")
-    take, calls = loop._Run._step, []
+    take, calls = Run._step, []
 
     def interrupted(self, *arguments):
         calls.append(1)
@@ -376,7 +376,7 @@ def test_an_interruption_after_any_step_leaves_the_same_log(tmp_path, waves, fno
         return take(self, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop._Run, "_step", interrupted)
+        patch.setattr(Run, "_step", interrupted)
         train("cut")
     train("cut")
     rows = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut")]

@@ -1,0 +1,55 @@
+"""The options of training that have good defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["PRECISIONS", "Options"]
+
+PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The less frequent options of `fit`.
+
+    Parameters
+    ----------
+    weight_decay : float
+        Of AdamW.
+    schedule : {"cosine", "one_cycle", "step", "constant"}
+        See `opkernels.training.schedules.learning_rate`.
+    warmup : float
+        Share of the steps over which the learning rate rises.
+    gradient_clip : float, optional
+        Largest norm of the gradient; None for no limit.
+    patience : int, optional
+        Stop after so many epochs without a smaller validation error.
+    target : {"state", "increment"}, optional
+        What the model predicts; by default the increment of a step in time, and the state of a direct map.
+    shifts : bool
+        Shift every batch at random along the periodic axes: right only where the problem does not
+        depend on the position.
+    keep : {"best", "last"}
+        Which weights the surrogate gets: those of the smallest validation error, or the last.
+    checkpoint_every : int
+        Epochs between checkpoints.
+    log : sequence of str
+        "tensorboard", "wandb": where the rows of the log go as well.
+    memory : int, optional
+        Bytes up to which a dataset is kept in memory; by default a quarter of the machine's.
+    """
+
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    gradient_clip: float | None = 1.0
+    patience: int | None = None
+    target: str | None = None
+    shifts: bool = False
+    keep: str = "best"
+    checkpoint_every: int = 1
+    log: tuple[str, ...] = ()
+    memory: int | None = None
