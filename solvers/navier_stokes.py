@@ -203,6 +203,7 @@ class _Vorticity:
         forcing = sample_forcing(solver.forcing, "NavierStokes2D", grid, device=w.device, dtype=w.dtype, batch=batch)
         self.steady = self.encode(forcing) if isinstance(forcing, Tensor) else None
         self.forcing = forcing if callable(forcing) and self.steady is None else None
+        self.driven = self.forcing is not None
 
     def encode(self, w: Tensor) -> Tensor:
         """Return the state of vorticity (B, 1, N_x, N_y)."""

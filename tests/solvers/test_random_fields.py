@@ -48,7 +48,14 @@ def full_spectrum(c, shape):
 
 @pytest.mark.parametrize(
     ("coarse", "fine"),
-    [((64, 64), (96, 96)), ((64, 64), (128, 128)), ((64, 64), (256, 256)), ((63, 48), (96, 64)), ((31,), (64,)), ((8, 9, 10), (12, 16, 11))],
+    [
+        ((64, 64), (96, 96)),
+        ((64, 64), (128, 128)),
+        ((64, 64), (256, 256)),
+        ((63, 48), (96, 64)),
+        ((31,), (64,)),
+        ((8, 9, 10), (12, 16, 11)),
+    ],
 )
 def test_coarse_field_is_the_truncation_of_the_fine_one(coarse, fine):
     field = GaussianRandomField(Domain.periodic(*[1.0, 2.0, 0.5][: len(coarse)]), alpha=2.5, tau=7.0)
@@ -83,7 +90,11 @@ def test_nested_between_walls(points):
 def test_shared_points_where_the_field_is_band_limited():
     """On node grids n and 3n, and with walls cell grids n and 3n, one spectrum gives one function."""
     cut = lambda k: (k < 40).double()  # noqa: E731
-    for domain in (Domain.periodic(1.0, 1.0), Domain(tuple(Axis(-1, 1, periodic=True, points="cell") for _ in range(2))), Domain.box(1.0, 1.0)):
+    for domain in (
+        Domain.periodic(1.0, 1.0),
+        Domain(tuple(Axis(-1, 1, periodic=True, points="cell") for _ in range(2))),
+        Domain.box(1.0, 1.0),
+    ):
         field = GaussianRandomField(domain, spectrum=cut)
         offset = 0 if domain.axes[0].offset == 0 else 1
         coarse = field.sample(1, (32, 32), seed=1, dtype=torch.float64)

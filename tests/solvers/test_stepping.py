@@ -25,7 +25,9 @@ def phi_reference(k, z):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_phi_is_accurate_everywhere(k):
     angles = np.exp(2j * np.pi * np.arange(24) / 24)
-    points = np.concatenate([angles, 0.999 * angles, 1e-8 * angles, 1j * np.logspace(0, 4, 9), -1j * np.logspace(0, 4, 9), -np.logspace(-3, 6, 10)])
+    points = np.concatenate(
+        [angles, 0.999 * angles, 1e-8 * angles, 1j * np.logspace(0, 4, 9), -1j * np.logspace(0, 4, 9), -np.logspace(-3, 6, 10)]
+    )
     values = phi(k, torch.from_numpy(points)).numpy()
     truth = np.array([phi_reference(k, z) for z in points])
     assert np.abs(values / truth - 1).max() < 1e-14
@@ -68,7 +70,7 @@ class Scalar:
     """u' = λ u + g(u, t) for a (B, 1) state; the rate is given."""
 
     def __init__(self, rate, nonlinear, speed=0.0):
-        self.symbol, self._nonlinear, self.speed = rate, nonlinear, speed
+        self.symbol, self._nonlinear, self.speed, self.driven = rate, nonlinear, speed, True
 
     def nonlinear(self, state, t):
         return self._nonlinear(state, t)
