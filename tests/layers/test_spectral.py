@@ -203,3 +203,13 @@ def test_padding_refuses_lengths_that_do_not_fit():
     for length in (-0.25, 1.5, 0.2345):
         with pytest.raises(ValueError, match="give a simple fraction of the length, such as 0.25"):
             DomainPadding(box, length)
+
+
+def test_many_modes_take_the_fft_and_give_the_same_function():
+    """Above the crossover the layer runs on FFTs: compare with the products on a grid that carries as little."""
+    layer = SpectralConv(1, 2, (161,)).double()
+    grid, x = Domain.periodic(1.0).grid(200), torch.randn(1, 1, 200, dtype=torch.float64)
+    transform = layer.transform
+    z = layer.weight(transform._analyze_matmul(x, grid).flatten(2, -2).permute(2, 1, 0, 3)).permute(2, 1, 0, 3)
+    wanted = transform._synthesize_matmul(z, grid, False) + layer.bias.view(-1, 1)
+    torch.testing.assert_close(layer(x, grid), wanted, rtol=0, atol=1e-13)
