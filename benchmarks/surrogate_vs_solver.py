@@ -74,7 +74,7 @@ def make_surrogate():
     data = ok.Trajectories.from_arrays({"vorticity": frames[:, :, 0]}, DOMAIN, times=[DT * n for n in range(2 * STEPS + 1)])
     solved = cpu()
     torch.manual_seed(0)
-    model = ok.models.FNO(DOMAIN, 1, 1, n_modes=(12, 12), hidden_channels=16, n_layers=4)
+    model = ok.models.FNO(DOMAIN, 1, 1, n_modes=(12, 12), hidden_channels=16, positional_embedding="harmonics")
     options = Options(keep="last")
     surrogate = ok.fit(model, data.at(*SHAPE), validation=0.0, epochs=24, batch_size=16, lr=3e-3, options=options)
     return surrogate, {"data": solved - start, "training": cpu() - solved}
