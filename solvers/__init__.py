@@ -1,8 +1,14 @@
 """Solvers: one file per PDE; every solver maps functions on a domain to functions on it."""
 
+from opkernels.solvers.allen_cahn import AllenCahn
+from opkernels.solvers.burgers import Burgers1D
 from opkernels.solvers.coefficients import log_normal, two_phase
 from opkernels.solvers.darcy import Darcy2D
 from opkernels.solvers.fast_poisson import poisson_solve
+from opkernels.solvers.gray_scott import GrayScott
+from opkernels.solvers.kdv import KortewegDeVries
+from opkernels.solvers.kolmogorov import KolmogorovFlow
+from opkernels.solvers.kuramoto_sivashinsky import KuramotoSivashinsky
 from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.random_fields import GaussianRandomField
 from opkernels.solvers.spectral_wave import SpectralWave
@@ -11,8 +17,14 @@ from opkernels.solvers.wave import Wave2D
 from opkernels.solvers.wave_mesh import MeshWave2D
 
 __all__ = [
+    "AllenCahn",
+    "Burgers1D",
     "Darcy2D",
     "GaussianRandomField",
+    "GrayScott",
+    "KolmogorovFlow",
+    "KortewegDeVries",
+    "KuramotoSivashinsky",
     "MeshWave2D",
     "NavierStokes2D",
     "SolverError",

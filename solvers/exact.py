@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain
+from opkernels.domains import Axis, Domain
+from opkernels.solvers.allen_cahn import AllenCahn
+from opkernels.solvers.burgers import Burgers1D
+from opkernels.solvers.kdv import KortewegDeVries
 from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.spectral import SpectralSolver
 
-__all__ = ["ExactProblem", "manufactured_vorticity", "taylor_green"]
+__all__ = ["ExactProblem", "allen_cahn_front", "cole_hopf", "manufactured_vorticity", "soliton", "taylor_green", "two_solitons"]
 
 
 @dataclass(frozen=True)
@@ -101,3 +104,60 @@ def manufactured_vorticity(viscosity: float = 0.01, drag: float = 0.1) -> ExactP
         (32, 32),
         2.0,
     )
+
+
+def cole_hopf(viscosity: float = 0.05, amplitude: float = 0.9, wavenumber: int = 1) -> ExactProblem:
+    """Return a decaying Burgers wave on [0, 2π): u = -2ν θ_x/θ with θ = 1 + a e^{-νk²t} cos kx a heat solution."""
+    domain = Domain.periodic(2 * math.pi)
+
+    def solution(x, t):
+        wave = amplitude * math.exp(-viscosity * wavenumber**2 * t)
+        return (2 * viscosity * wavenumber * wave * torch.sin(wavenumber * x) / (1 + wave * torch.cos(wavenumber * x)))[None]
+
+    return ExactProblem(domain, lambda method: Burgers1D(domain, viscosity=viscosity, method=method), solution, (128,), 2.0)
+
+
+def soliton(speed: float = 4.0, length: float = 40.0) -> ExactProblem:
+    """Return a KdV soliton, u = (c/2) sech²(√c/2 (x - ct - L/4)), whose tail at the period is below e^{-√c L/2}."""
+    domain = Domain.periodic(length)
+
+    def solution(x, t):
+        y = torch.remainder(x - speed * t - length / 4 + length / 2, length) - length / 2
+        return (speed / 2 / torch.cosh(math.sqrt(speed) / 2 * y).square())[None]
+
+    return ExactProblem(domain, lambda method: KortewegDeVries(domain, method=method), solution, (256,), 1.0)
+
+
+def two_solitons(k: tuple[float, float] = (2.0, 1.0), places: tuple[float, float] = (-8.0, 0.0), length: float = 60.0) -> ExactProblem:
+    """Return a fast KdV soliton overtaking a slow one on [-L/2, L/2): u = 2 ∂²/∂x² ln τ with speeds k².
+
+    τ = 1 + e^{η₁} + e^{η₂} + ((k₁ - k₂)/(k₁ + k₂))² e^{η₁ + η₂},  η_i = k_i (x - p_i) - k_i³ t.
+    """
+    domain = Domain((Axis(-length / 2, length / 2, periodic=True, points="node"),))
+    ratio = ((k[0] - k[1]) / (k[0] + k[1])) ** 2
+
+    def solution(x, t):
+        eta = [a * (x - p) - a**3 * t for a, p in zip(k, places, strict=True)]
+        exponents = torch.stack([torch.zeros_like(x), eta[0], eta[1], eta[0] + eta[1] + math.log(ratio)])
+        share = torch.softmax(exponents, dim=0)  # the terms of τ over τ, free of overflow
+        slope = torch.tensor([0.0, k[0], k[1], k[0] + k[1]], dtype=x.dtype)[:, None]
+        first = (share * slope).sum(0)
+        return 2 * ((share * slope**2).sum(0) - first**2)[None]
+
+    return ExactProblem(domain, lambda method: KortewegDeVries(domain, method=method), solution, (384,), 4.0)
+
+
+def allen_cahn_front(epsilon: float = 0.05, length: float = 4.0) -> ExactProblem:
+    """Return two Allen-Cahn fronts that invade the unstable state 0 from a band of state 1 in the middle.
+
+    Each is u = ½ (1 - tanh((x - st)/(2√2 ε))) with s = 3ε/√2; their product is a solution up to
+    e^{-gap/(√2 ε)}, gap being the width of the band or of what is left outside it.
+    """
+    domain = Domain.periodic(length)
+    speed, width = 3 * epsilon / math.sqrt(2), 2 * math.sqrt(2) * epsilon
+
+    def solution(x, t):
+        distance = (x - length / 2).abs() - length / 8 - speed * t
+        return (0.5 * (1 - torch.tanh(distance / width)))[None]
+
+    return ExactProblem(domain, lambda method: AllenCahn(domain, epsilon=epsilon, method=method), solution, (256,), 5.0)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
-from opkernels.solvers.spectral import Modes, SpectralSolver, parameter, sample_forcing
+from opkernels.solvers.spectral import Modes, SpectralSolver, parameter, per_sample, sample_forcing
 
 __all__ = ["NavierStokes2D"]
 
@@ -56,6 +56,8 @@ class NavierStokes2D(SpectralSolver):
         α >= 0.
     mean_flow : pair of float
         U, a uniform velocity that carries the vorticity.
+    viscosity_order : int
+        p in -ν (-Δ)^p ω: 1 for viscosity, 2 and more for hyperviscosity (ν in length^2p/time).
     method : str
         "IFRK4" (default) or "ETDRK4", both self-starting; "IFAB4" is cheaper by about 1.5 at equal
         error where accuracy, not stability, sets the step.
@@ -88,6 +90,7 @@ class NavierStokes2D(SpectralSolver):
         forcing: Callable[..., Tensor] | Tensor | None = None,
         drag: float | Tensor = 0.0,
         mean_flow: tuple[float, float] = (0.0, 0.0),
+        viscosity_order: int = 1,
         method: str = "IFRK4",
     ):
         super().__init__(domain, method)
@@ -96,6 +99,9 @@ class NavierStokes2D(SpectralSolver):
         self.mean_flow = tuple(parameter(speed, "mean_flow") for speed in mean_flow)
         if len(self.mean_flow) != 2:
             raise ValueError(f"NavierStokes2D got mean_flow={mean_flow!r}; give two speeds")
+        if isinstance(viscosity_order, bool) or not isinstance(viscosity_order, int) or viscosity_order < 1:
+            raise ValueError(f"NavierStokes2D got viscosity_order={viscosity_order!r}; give a whole number of at least 1")
+        self.viscosity_order = viscosity_order
         self.forcing = forcing
 
     def _bind(self, grid: Grid, u0: Tensor) -> _Vorticity:
@@ -188,8 +194,9 @@ class _Vorticity:
         self.modes = modes
         kx, ky, k2, mask = (table.mT for table in (*modes.k, modes.k2, modes.mask))
         batch = len(w)
-        viscosity, drag = (_per_sample(value, name, batch, w) for value, name in ((solver.viscosity, "viscosity"), (solver.drag, "drag")))
-        self.symbol = -viscosity * k2.contiguous() - drag
+        viscosity = per_sample(solver.viscosity, "viscosity", batch, grid, w.device)
+        drag = per_sample(solver.drag, "drag", batch, grid, w.device)
+        self.symbol = -viscosity * k2.contiguous() ** solver.viscosity_order - drag
         inverse = _inverse(k2)
         self.to_velocity = torch.stack([1j * ky * inverse, -1j * kx * inverse]).to(w.dtype.to_complex()).contiguous()
         self.from_products = [_pairs(mask * table, w.dtype) for table in (kx * kx - ky * ky, kx * ky)]
@@ -261,15 +268,6 @@ class _Vorticity:
         """Return the largest κ·u over grid and kept modes, (B,)."""
         u, v = self.velocity(w_hat).abs().amax(dim=(-2, -1)).unbind(dim=1)
         return self.kmax[0] * u + self.kmax[1] * v
-
-
-def _per_sample(value: float | Tensor, name: str, batch: int, like: Tensor) -> float | Tensor:
-    """Shape a parameter to multiply (B, C, *modes) tables, in float64."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim and len(value) not in (1, batch):
-        raise ValueError(f"{name} has {len(value)} values for a batch of {batch} samples; give one number or one per sample")
-    return value.to(device=like.device, dtype=torch.float64).reshape(-1, 1, 1, 1)
 
 
 def _pairs(table: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from opkernels.domains import Domain, Grid, table
 from opkernels.solvers.stepping import evolve
 from opkernels.solvers.tables import METHODS
 
-__all__ = ["Modes", "SpectralSolver", "parameter", "sample_forcing"]
+__all__ = ["Modes", "Semilinear", "SpectralSolver", "parameter", "per_sample", "sample_forcing"]
 
 
 class Modes:
@@ -75,6 +75,56 @@ class Modes:
         if self.axes:
             u_hat = torch.fft.ifftn(u_hat, dim=self.axes, norm="forward")
         return torch.fft.irfft(u_hat, n=self.grid.shape[-1], dim=-1, norm="forward")
+
+
+class Semilinear:
+    """A PDE û_t = L û + F(N(u)) bound to a grid: what most files of this family hand to the loop.
+
+    Parameters
+    ----------
+    modes : Modes
+        The kept modes; the state is (B, C, *modes).
+    symbol : Tensor
+        L, float64 or complex128, broadcastable to the state.
+    reaction : callable
+        From fields (B, C, *spatial) to the products (B, C, *spatial) that are transformed.
+    speed : callable
+        From fields to the rate (1/time) of the fastest explicit motion, (B,).
+    factor : Tensor, optional
+        Multiplier of the transformed products, for example -iκ/2.
+    forcing : Tensor or callable, optional
+        What `sample_forcing` returns.
+    """
+
+    def __init__(self, modes: Modes, symbol: Tensor, reaction: Callable, speed: Callable, *, factor: Tensor | None = None, forcing=None):
+        self.modes, self.symbol, self.reaction, self.speed = modes, symbol, reaction, speed
+        self.encode, self.decode = modes.to_modes, modes.to_grid
+        self.factor = None if factor is None else factor.to(modes.dtype.to_complex() if factor.is_complex() else modes.dtype)
+        self.driven = callable(forcing) and not isinstance(forcing, Tensor)
+        self.forcing = forcing
+        self.steady = modes.to_modes(forcing) if isinstance(forcing, Tensor) else None
+
+    def nonlinear(self, state: Tensor, t: float) -> Tensor:
+        """Return the transform of N(u), of the forcing added."""
+        result = self.encode(self.reaction(self.decode(state)))
+        if self.factor is not None:
+            result = result * self.factor
+        if self.steady is not None:
+            result = result + self.steady
+        return result + self.encode(self.forcing(t)) if self.driven else result
+
+    def rate(self, state: Tensor) -> Tensor:
+        """Return the rate of the fastest explicit motion of each sample, (B,)."""
+        return self.speed(self.decode(state))
+
+
+def per_sample(value: float | Tensor, name: str, batch: int, grid: Grid, device) -> float | Tensor:
+    """Shape a parameter to multiply (B, C, *modes) tables, in float64; refuse a length that is not the batch's."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim and len(value) not in (1, batch):
+        raise ValueError(f"{name} has {len(value)} values for a batch of {batch} samples; give one number or one per sample")
+    return value.to(device=device, dtype=torch.float64).reshape(-1, *[1] * (grid.ndim + 1))
 
 
 @table

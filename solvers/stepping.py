@@ -8,7 +8,7 @@ With ``dt=None`` the step follows from two demands, checked every ten steps (one
 from the host):
 
     stability   h rate(u) <= 0.6 limit,   limit being that of the table on the imaginary axis
-    accuracy    ||h d(z) (N_s - N(u⁺))|| <= 1e-6 ||u⁺|| for every sample of the batch,
+    accuracy    ||h d(z) (N_s - N(u⁺))|| <= 3e-7 ||u⁺|| for every sample of the batch,
 
 where N_s is the last stage and d = (3/5) b_s: the difference to an embedded third-order result that
 costs nothing. It is of size h⁴, as is the error of the fourth-order result it steers. A stretch that
@@ -34,7 +34,7 @@ __all__ = ["Problem", "SolverError", "evolve", "phi"]
 
 _STRETCH = 10  # steps between two looks from the host
 _SAFETY = 0.6
-_TOLERANCE = 1e-6
+_TOLERANCE = 3e-7
 _SMALLEST = 1e-7  # of the way to the next requested time
 
 

@@ -57,6 +57,15 @@ def test_taylor_green_at_rest_is_linear():
     assert taylor_green(mean_flow=(0.0, 0.0)).error("IFRK4", steps=3) < 1e-13
 
 
+def test_hyperviscosity_damps_each_mode_by_its_power():
+    x, y = TORUS.grid(24, 24).coordinates(dtype=torch.float64)
+    w = (torch.cos(2 * x) * torch.cos(y))[None, None]  # one eigenfunction, κ² = 5: no transport
+    solver = NavierStokes2D(TORUS, viscosity=1e-3, viscosity_order=3)
+    assert relative(solver.solve(w, [2.0])[:, 0], math.exp(-2e-3 * 125) * w) < 1e-12
+    with pytest.raises(ValueError, match="viscosity_order=0; give a whole number of at least 1"):
+        NavierStokes2D(TORUS, viscosity=1e-3, viscosity_order=0)
+
+
 def test_laminar_kolmogorov_state_stays():
     n, strength, viscosity, drag = 4, 0.7, 0.05, 0.1
     solver = NavierStokes2D(TORUS, viscosity=viscosity, drag=drag, forcing=lambda x, y: -n * strength * torch.cos(n * y))
@@ -284,6 +293,7 @@ def test_steps_run_on_another_device_without_a_look_from_the_host(table):
         viscosity = torch.empty(2, device="cuda")
         solver = NavierStokes2D.__new__(NavierStokes2D)  # checks of parameters read values
         solver.domain, solver.viscosity, solver.drag, solver.mean_flow, solver.forcing = TORUS, viscosity, 0.1, (0.1, 0.2), swirl
+        solver.viscosity_order = 1
         problem = solver._bind(TORUS.grid(32, 24), w)
         state = problem.encode(w)
         with torch.no_grad():

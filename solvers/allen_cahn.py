@@ -1,0 +1,60 @@
+"""The Allen-Cahn equation on a torus of one to three dimensions.
+
+    ∂u/∂t = ε² Δu + u - u³
+
+u is (B, 1, *spatial), an order parameter between -1 and 1; ε is the width of the walls between the
+two phases (length, with time in units of the reaction's). The energy
+∫ ε²/2 |∇u|² + (u² - 1)²/4 falls along every solution; a disc of one phase shrinks as R² = R₀² - 2ε²t.
+
+References
+----------
+S. M. Allen, J. W. Cahn, A microscopic theory for antiphase boundary motion, Acta Metall. 27 (1979),
+1085-1095.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from opkernels.domains import Domain, Grid
+from opkernels.solvers.spectral import Modes, Semilinear, SpectralSolver, parameter, per_sample
+
+__all__ = ["AllenCahn"]
+
+
+class AllenCahn(SpectralSolver):
+    """Allen-Cahn equation; module docstring for the formula.
+
+    Parameters
+    ----------
+    domain : Domain
+        One to three periodic axes.
+    epsilon : float or Tensor (B,)
+        ε > 0.
+    method : str
+        "ETDRK4" (default).
+
+    Notes
+    -----
+    Fails when a wall, of width about 4ε, has fewer than four points: fronts then stick to the grid.
+    Good values: ε = 0.02 on a unit square at 128².
+    """
+
+    fields = ("u",)
+
+    def __init__(self, domain: Domain, *, epsilon: float | Tensor, method: str = "ETDRK4"):
+        super().__init__(domain, method)
+        self.epsilon = parameter(epsilon, "epsilon", above=0.0)
+
+    def energy(self, u: Tensor) -> Tensor:
+        """Return ∫ ε²/2 |∇u|² + (u² - 1)²/4 of (B, 1, *spatial), shape (B,)."""
+        grid = self.domain.grid_of(u)
+        modes = Modes(grid, device=u.device, dtype=u.dtype, degree=1)
+        epsilon = per_sample(self.epsilon, "epsilon", len(u), grid, u.device)
+        slope = (modes.to_modes(u).abs().square() * (modes.twins * modes.k2 * epsilon**2 / 2).to(u.dtype)).flatten(1).sum(dim=1)
+        return self.domain.measure * (slope + ((u * u - 1).square() / 4).flatten(1).mean(dim=1))
+
+    def _bind(self, grid: Grid, u0: Tensor) -> Semilinear:
+        modes = Modes(grid, device=u0.device, dtype=u0.dtype)
+        epsilon = per_sample(self.epsilon, "epsilon", len(u0), grid, u0.device)
+        return Semilinear(modes, 1 - epsilon**2 * modes.k2, lambda u: -(u**3), lambda u: 3 * u.square().flatten(1).amax(dim=1))
