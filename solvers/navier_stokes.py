@@ -266,8 +266,8 @@ class _Vorticity:
 
     def rate(self, w_hat: Tensor) -> Tensor:
         """Return the largest κ·u over grid and kept modes, (B,)."""
-        u, v = self.velocity(w_hat).abs().amax(dim=(-2, -1)).unbind(dim=1)
-        return self.kmax[0] * u + self.kmax[1] * v
+        u, v = self.velocity(w_hat).abs().unbind(dim=1)
+        return (self.kmax[0] * u + self.kmax[1] * v).amax(dim=(-2, -1))
 
 
 def _pairs(table: Tensor, dtype: torch.dtype) -> Tensor:

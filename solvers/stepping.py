@@ -7,7 +7,7 @@ evenly into whole steps, which are counted, so that no time is ever accumulated.
 With ``dt=None`` the step follows from two demands, checked every ten steps (one look at the data
 from the host):
 
-    stability   h rate(u) <= 0.6 limit,   limit being that of the table on the imaginary axis
+    stability   h rate(u) <= 0.9 limit,   limit being that of the table on the imaginary axis
     accuracy    ||h d(z) (N_s - N(u⁺))|| <= 3e-7 ||u⁺|| for every sample of the batch,
 
 where N_s is the last stage and d = (3/5) b_s: the difference to an embedded third-order result that
@@ -33,7 +33,7 @@ from opkernels.solvers.tables import IFRK4, AdamsBashforth, RungeKutta, Terms
 __all__ = ["Problem", "SolverError", "evolve", "phi"]
 
 _STRETCH = 10  # steps between two looks from the host
-_SAFETY = 0.6
+_SAFETY = 0.9
 _TOLERANCE = 3e-7
 _SMALLEST = 1e-7  # of the way to the next requested time
 
@@ -163,7 +163,7 @@ def _stretch(
         error = tables.accumulate(zero, (starter.estimate,), (stages[-1] - new,), fresh=True)
         if problem.driven and before:  # N_s and N(u⁺) see the same time, so a difference along the way is added
             if 0.5 in starter.nodes:
-                error = error + h / 24 * (stages[1] - 3 * stages[0] + 3 * before[1] - before[0])
+                error = error + h / 240 * (stages[1] - 3 * stages[0] + 3 * before[1] - before[0])
             else:
                 error = error + h / 12 * (new - 2 * stages[0] + before[0])
         slopes = slopes if memory else [new]

@@ -169,6 +169,7 @@ def test_agrees_with_an_independent_solver_at_the_default_step():
         assert relative(w[i, 1, 0], w0[i, 0]) > 0.5
 
 
+@pytest.mark.slow
 def test_agrees_with_exponax():
     exponax = pytest.importorskip("exponax")
     jax = pytest.importorskip("jax")

@@ -140,7 +140,7 @@ def test_own_step_meets_its_tolerance_and_follows_the_solution():
     problem = Scalar(torch.zeros(1, 1, dtype=torch.float64), nonlinear)
     u = run(problem, torch.ones(1, 1, dtype=torch.float64), [4.0])
     count = len(stamps)
-    truth = run(problem, torch.ones(1, 1, dtype=torch.float64), [4.0], dt=1e-4)
+    truth = run(problem, torch.ones(1, 1, dtype=torch.float64), [4.0], dt=1e-3)
     assert abs((u - truth) / truth).max() < 1e-5
     steps = np.diff(np.unique(np.round(stamps[:count], 9)))
     assert steps.max() > 5 * steps[steps > 0].min()
@@ -150,7 +150,7 @@ def test_own_step_obeys_the_rate():
     calls = []
     problem = Scalar(torch.zeros(1, 1, dtype=torch.float64), lambda u, t: calls.append(t) or 0 * u, speed=100.0)
     run(problem, torch.ones(1, 1, dtype=torch.float64), [1.0])
-    assert len(calls) >= 4 * 100 / (0.6 * 2.828)
+    assert len(calls) >= 4 * 100 / (0.9 * 2.828)
 
 
 @pytest.mark.parametrize("dt", [None, 1e-3])
