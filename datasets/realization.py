@@ -18,7 +18,7 @@ from torch import Tensor
 from opkernels import solvers
 from opkernels.datasets.expressions import Expression
 from opkernels.datasets.recipe import Law, RandomField, Recipe
-from opkernels.datasets.restriction import default_rule
+from opkernels.datasets.restriction import default_rule, reaches, restrict
 from opkernels.domains import Domain, Grid
 from opkernels.resample import resample
 
@@ -62,17 +62,14 @@ class _Inputs:
     arguments: dict[str, Any]
     state: Tensor  # (B, C, *spatial)
 
-    def resampled(self, source: Grid, target: Grid) -> _Inputs:
-        fields = {k: resample(v, source, target) for k, v in self.arguments.items() if isinstance(v, Tensor) and v.ndim > 1}
-        return _Inputs(self.arguments | fields, resample(self.state, source, target))
 
-
-def _inputs(recipe: Recipe, samples: range) -> _Inputs:
+def _inputs(recipe: Recipe, samples: range, grid: Grid) -> _Inputs:
+    """Return the inputs on a grid; whatever the grid, they are the functions that the recipe draws at its resolution."""
     parameters = {name: torch.from_numpy(values) for name, values in draw_parameters(recipe, samples).items()}
-    arguments = {name: _argument(recipe, value, name, samples, parameters) for name, value in recipe.arguments.items()}
+    arguments = {name: _argument(recipe, value, name, samples, parameters, grid) for name, value in recipe.arguments.items()}
     channels = []
     for i, (name, form) in enumerate(recipe.inputs.items()):
-        field = _field(recipe, form, samples, parameters, recipe.seed if i == 0 else _stream(recipe.seed, name))
+        field = _field(recipe, form, samples, parameters, recipe.seed if i == 0 else _stream(recipe.seed, name), grid)
         bad = (~torch.isfinite(field)).flatten(1).any(dim=1).nonzero().flatten().tolist()
         if bad:
             told = f" (its expression is {form.text!r})" if isinstance(form, Expression) else ""
@@ -91,9 +88,8 @@ def _column(values: Tensor, ndim: int) -> Tensor:
     return values.reshape(-1, *[1] * ndim)
 
 
-def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int) -> Tensor:
-    """Return a form as samples (B, *spatial) in float64."""
-    grid = recipe.domain.grid(*recipe.resolution)
+def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int, grid: Grid) -> Tensor:
+    """Return a form as samples (B, *spatial) in float64; a random field is drawn at the recipe's resolution, then transformed on `grid`."""
     shape = (len(samples), *grid.shape)
     if isinstance(form, float):
         return torch.full(shape, form, dtype=torch.float64)
@@ -104,16 +100,18 @@ def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], 
     if isinstance(form, Expression):
         return form(**points).expand(shape).clone()
     generator = getattr(solvers, form.name)(recipe.domain, **form.arguments)
-    field = generator.sample(len(samples), grid.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, 0]
+    drawn = recipe.domain.grid(*recipe.resolution)
+    field = generator.sample(len(samples), drawn.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, 0]
+    field = resample(field, drawn, grid)
     return field if form.transform is None else form.transform(value=field, **points).expand(shape)
 
 
-def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor]):
+def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor], grid: Grid):
     """Return a solver's keyword argument: numbers as they are, laws as (B,), random fields as (B, 1, *spatial), formulas as functions."""
     if isinstance(value, Law):
         return parameters[name]
     if isinstance(value, RandomField):
-        return _field(recipe, value, samples, parameters, _stream(recipe.seed, name))[:, None]
+        return _field(recipe, value, samples, parameters, _stream(recipe.seed, name), grid)[:, None]
     if isinstance(value, Expression):
         return _function(value, recipe.domain, parameters)
     return value
@@ -162,7 +160,7 @@ def solve_samples(recipe: Recipe, samples: range) -> dict[str, Tensor]:
         If an initial field is not finite or a solution blows up; the message names the sample by its number in the dataset.
     """
     dtype = getattr(torch, recipe.dtype)
-    inputs = _inputs(recipe, samples)
+    inputs = _inputs(recipe, samples, recipe.domain.grid(*recipe.resolution))
     try:
         solution = _solve(recipe, inputs, dtype, recipe.dt)
     except solvers.SolverError as error:
@@ -186,27 +184,44 @@ def solver_error(recipe: Recipe) -> dict[str, list[float] | float]:
     -------
     dict
         ``solver_error``: the recipe's resolution n and dtype against 2n in float64 (and, where the recipe gives dt, half of
-        it), from the same initial function; one number per output time, the root mean square over the samples.
+        it), from the same functions; one number per output time, the root mean square over the samples.
         ``solver_error_time``: where the recipe gives dt, dt against dt/2 at n.
 
     Notes
     -----
     With its own step the solver halves it at 2n where stability sets it, so that one comparison covers space and time. In
     chaotic flows the error grows with time whatever the solver; it tells how long a trajectory is this one.
+
+    At 2n expressions are evaluated anew, and random fields are the ones of n, interpolated before they are transformed: a
+    thresholded coefficient keeps its two values. The answer at 2n is brought to n by each field's rule of restriction where
+    that reaches, else by resampling.
     """
     if recipe.checked == 0:
         return {}
     samples = range(min(recipe.checked, recipe.samples))
     coarse = recipe.domain.grid(*recipe.resolution)
     fine = coarse.refined(2)
-    inputs = _inputs(recipe, samples)
+    inputs = _inputs(recipe, samples, coarse)
     half = None if recipe.dt is None else recipe.dt / 2
     base = _solve(recipe, inputs, getattr(torch, recipe.dtype), recipe.dt).double()
-    better = _solve(recipe, inputs.resampled(coarse, fine), torch.float64, half)
-    told: dict[str, list[float] | float] = {"solver_error": _relative(base, resample(better, fine, coarse), coarse)}
+    better = _solve(recipe, _inputs(recipe, samples, fine), torch.float64, half)
+    told: dict[str, list[float] | float] = {"solver_error": _relative(base, _brought(recipe, better, fine, coarse), coarse)}
     if half is not None:
         told["solver_error_time"] = _relative(base, _solve(recipe, inputs, torch.float64, half), coarse)
     return told
+
+
+def _brought(recipe: Recipe, solution: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+    """Return a solution (B, T, C, *fine) on the coarse grid, (B, T, C, *coarse)."""
+    rules = restriction_rules(recipe)
+    parts = []
+    for c, name in enumerate(getattr(solvers, recipe.solver).fields):
+        values, rule = solution[:, :, c], rules[name]
+        if reaches(rule, fine, coarse.shape):
+            parts.append(torch.from_numpy(restrict(values.numpy(), rule, fine, coarse.shape)))
+        else:
+            parts.append(resample(values, fine, coarse))
+    return torch.stack(parts, dim=2)
 
 
 def _relative(x: Tensor, y: Tensor, grid: Grid) -> list[float]:

@@ -17,7 +17,7 @@ import torch
 from opkernels.domains import Axis, Domain, Grid
 from opkernels.resample import resample
 
-__all__ = ["RULES", "check_restriction", "default_rule", "restrict", "with_rule"]
+__all__ = ["RULES", "check_restriction", "default_rule", "reaches", "restrict", "with_rule"]
 
 RULES = ("spectral", "mean", "nodal")
 
@@ -51,8 +51,17 @@ def check_restriction(rule: str, source: Grid, shape: tuple[int, ...], what: str
                 "ask for at most that, or generate the data at a finer resolution"
             )
         if m < n and rule != "spectral" and _stride(rule, axis, n, m) is None:
-            how = {"mean": "cell means need a size that divides it", "nodal": "nodal values need grids that nest"}[rule]
+            how = {
+                "mean": "cell means need a size that divides it" if axis.points == "cell" else 'the rule "mean" needs "cell" points',
+                "nodal": "nodal values need grids that nest",
+            }[rule]
             raise ValueError(f'{what} cannot be restricted from {n} to {m} samples of kind "{axis.points}" along {axis.name}: {how}')
+
+
+def reaches(rule: str, source: Grid, shape: tuple[int, ...]) -> bool:
+    """Return whether a rule can restrict from `source` to `shape`, a shape that is nowhere finer."""
+    axes = zip(source.domain.axes, source.shape, shape, strict=True)
+    return rule == "spectral" or all(m == n or _stride(rule, axis, n, m) is not None for axis, n, m in axes)
 
 
 def _stride(rule: str, axis: Axis, n: int, m: int) -> int | None:
@@ -79,12 +88,13 @@ def restrict(values: np.ndarray, rule: str, source: Grid, shape: tuple[int, ...]
     Returns
     -------
     ndarray, (..., *shape)
-        In the dtype of `values`; means of whole numbers are float32.
+        In the dtype of `values`; means and series of whole numbers and of true and false are float32.
     """
     if tuple(shape) == source.shape:
         return values
     if rule == "spectral":
-        return resample(torch.from_numpy(np.array(values)), source, tuple(shape)).numpy()
+        values = np.array(values, dtype=None if values.dtype.kind == "f" else np.float32)
+        return resample(torch.from_numpy(values), source, tuple(shape)).numpy()
     lead = values.ndim - source.ndim
     for a, (axis, n, m) in enumerate(zip(source.domain.axes, source.shape, shape, strict=True)):
         factor = _stride(rule, axis, n, m)

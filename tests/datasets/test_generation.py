@@ -398,9 +398,10 @@ def test_a_disk_that_fills_up_loses_nothing(decay, small_disk, monkeypatch):
 def test_bundled_recipes_are_right_and_run(name):
     recipe = read_recipe(name)
     assert recipe.plain["title"] and recipe.samples >= 50
-    short = read_recipe(override(yaml.safe_load(bundled()[name].read_text()), ["times=[0, 0.01]", "resolution=16", "batch=2"]))
+    data = yaml.safe_load(bundled()[name].read_text())
+    short = read_recipe(override(data, ["resolution=16", "batch=2", *(["times=[0, 0.01]"] if "times" in data else [])]))
     fields = solve_samples(short, range(2))
-    assert all(torch.isfinite(field).all() and field.std() > 0.01 for field in fields.values())
+    assert all(torch.isfinite(field).all() and field.std() > 0.05 * field.abs().max() for field in fields.values())
 
 
 def test_every_mistake_of_a_recipe_is_told_at_once():
