@@ -53,3 +53,10 @@ def fake_cuda():
         guards[cuda] = guards[meta]
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         yield
+
+
+def label(value):
+    """Return a test's name for a parameter, the same in every process: functions by their names, not their addresses."""
+    if isinstance(value, dict):
+        return "-".join(f"{key}={label(item)}" for key, item in value.items())
+    return getattr(value, "__name__", None) or str(value)

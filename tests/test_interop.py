@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from helpers import label
 from torch.nn import functional as F
 
 from opkernels.domains import Domain
@@ -81,7 +82,7 @@ def test_outputs_are_the_same_on_every_grid(theirs, d, factorization, rank):
         {"factorization": "Tucker", "rank": 0.4, "implementation": "reconstructed"},
         {"factorization": "tucker", "rank": 0.9, "fixed_rank_modes": True},
     ],
-    ids=str,
+    ids=label,
 )
 def test_every_option_that_exists_here_is_carried_over(theirs, options):
     model = build(theirs.FNO, **options)
@@ -203,7 +204,7 @@ def test_reading_does_not_import_neuraloperator(theirs, tmp_path):
         ({"non_linearity": F.elu}, "activation elu cannot be carried over"),
         ({"non_linearity": torch.nn.GELU()}, "activation GELU cannot be carried over"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_other_options_are_refused_in_one_sentence(theirs, options, message):
     with pytest.raises(ValueError, match=message):
