@@ -16,7 +16,8 @@ __all__ = ["Field"]
 class Field:
     """One physical field of a dataset: an array (sample, [time,] *spatial) whose numbers are read when asked for.
 
-    Index it as a NumPy array (``field[3, 0]``), or turn it into one (``np.asarray(field)``).
+    Index it as a NumPy array (``field[3, 0]``, ``field[[1, 2], -1]``), or turn it into one (``np.asarray(field)``). What is
+    read are the samples that the first index names, and one step where the first two are numbers.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class Field:
         self.shape = (len(rows), *source.shape[1 : 2 if evolving else 1], *shape)
         self.dtype = np.dtype(source.dtype)
         self.rule = self.attributes["restriction"]
-        if self.spatial != grid.shape and self.rule == "mean" and self.dtype.kind != "f":
+        if self.spatial != grid.shape and self.rule != "nodal" and self.dtype.kind != "f":
             self.dtype = np.dtype(np.float32)
 
     def __repr__(self) -> str:
@@ -94,26 +95,34 @@ class Field:
 
     def __getitem__(self, key) -> np.ndarray:
         key = key if isinstance(key, tuple) else (key,)
-        if any(part is Ellipsis or part is None for part in key):
+        if not key or any(part is Ellipsis or part is None for part in key):
             return np.asarray(self)[key]
-        if isinstance(key[0], slice) or np.ndim(key[0]):
-            rows = np.arange(len(self))[key[0]]
-            return (
-                np.stack([self[row] for row in rows])[(slice(None), *key[1:])] if len(rows) else np.empty((0, *self.shape[1:]), self.dtype)
-            )
-        row = range(len(self))[int(key[0])]
+        which, rest = key[0], key[1:]
+        if isinstance(which, slice):
+            return self._samples(np.arange(len(self))[which])[(slice(None), *rest)]
+        which = np.asarray(which)
+        if which.dtype == bool or which.dtype.kind not in "iu":  # NumPy knows what to do, or how to refuse
+            return np.asarray(self)[key]
+        if which.ndim:
+            needed, place = np.unique(np.arange(len(self))[which], return_inverse=True)
+            return self._samples(needed)[(place.reshape(which.shape), *rest)]
+        row = range(len(self))[int(which)]
         if not self.evolving:
-            return self.block(row, slice(None))[0][key[1:]]
-        if len(key) > 1 and isinstance(key[1], (int, np.integer)):
-            step = range(self.shape[1])[int(key[1])]
-            return self.block(row, slice(step, step + 1))[0][key[2:]]
-        return self.block(row, slice(None))[key[1:]]
+            return self.block(row, slice(None))[(0, *rest)]
+        if rest and isinstance(rest[0], (int, np.integer)) and not isinstance(rest[0], bool):
+            step = range(self.shape[1])[int(rest[0])]
+            return self.block(row, slice(step, step + 1))[None][(0, 0, *rest[1:])]
+        return self.block(row, slice(None))[None][(0, *rest)]
+
+    def _samples(self, rows: np.ndarray) -> np.ndarray:
+        """Return whole samples, (len(rows), [time,] *spatial)."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for i, row in enumerate(rows):
+            out[i] = self[row]
+        return out
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         array = self.array
         if array is not None and len(self.rows) == len(array) and (self.rows == np.arange(len(array))).all():
             return array.astype(dtype or array.dtype, copy=bool(copy))
-        out = np.empty(self.shape, dtype or self.dtype)
-        for row in range(len(self)):
-            out[row] = self[row]
-        return out
+        return self._samples(np.arange(len(self))).astype(dtype or self.dtype, copy=False)

@@ -102,7 +102,8 @@ class Trajectories:
         Returns
         -------
         Tensor, (B, T, C, *spatial)
-            T = 1 for stationary data; fields without a time axis are repeated over the steps.
+            T = 1 for stationary data; fields without a time axis are repeated over the steps. Whole numbers, and true and
+            false, are read as float32.
 
         Raises
         ------
@@ -145,8 +146,7 @@ class Trajectories:
     def _gather(self, rows: np.ndarray, windows: Sequence[slice | np.ndarray], length: int, names: Sequence[str] | None) -> Tensor:
         """Read into one buffer."""
         fields = list(self.fields.values()) if names is None else [self._field(name) for name in names]
-        dtype = np.result_type(*(field.dtype for field in fields))
-        dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
+        dtype = np.result_type(*(field.dtype if field.dtype.kind == "f" else np.float32 for field in fields))
         out = torch.empty(len(rows), length, len(fields), *self.shape, dtype=getattr(torch, dtype.name))
         view = out.numpy()
         for c, field in enumerate(fields):

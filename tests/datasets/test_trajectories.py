@@ -325,3 +325,47 @@ def test_refusals_of_datasets():
         Trajectories.from_xarray(user.assign(mask=("z", [1, 2])), Domain.periodic(1.0))
     with pytest.raises(ValueError, match="without variables"):
         Trajectories.from_xarray(xarray.Dataset())
+
+
+KEYS = [
+    (3,), (-1, 0), ([1, 2], [0, 1]), ([1, 2], 0), (slice(0, 0), 1), (slice(None), -1), (slice(None, None, -2), [0, 2]),
+    (0, slice(None), [1, 2]), (0, 1, slice(None), [1, 2]), (np.array([[0, 1], [4, 0]]), 1), ([4, 0, 4],), ([True, False, True, False, False],), (True,), (), (..., 0),
+    (np.int64(2), np.int64(1)), (slice(1, 3), slice(None), 0), ([], 0), (np.zeros((5, 3), bool),),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+@pytest.mark.parametrize("shape", [(6, 4), (3, 4)])
+def test_fields_are_indexed_as_arrays(key, shape):
+    array = np.random.default_rng(0).normal(size=(5, 3, 6, 4))
+    field = Trajectories.from_arrays({"u": array}, Domain.periodic(1.0, 1.0), times=[0, 1, 2]).at(*shape).fields["u"]
+    got, expected = field[key], np.asarray(field)[key]
+    assert got.shape == expected.shape
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("key", [5, ([0, 5],), 1.5, (0, 3), (0, 0, 0, 0, 0)], ids=str)
+def test_places_that_are_not_there_are_index_errors(key):
+    field = Trajectories.from_arrays({"u": np.zeros((5, 3, 6))}, Domain.periodic(1.0), times=[0, 1, 2]).fields["u"]
+    with pytest.raises(IndexError):
+        field[key]
+
+
+@pytest.mark.parametrize("rule", ["spectral", "nodal", "mean"])
+@pytest.mark.parametrize("kind", [bool, np.int32, np.uint8])
+def test_whole_numbers_read_the_same_restricted_and_as_fields(rule, kind):
+    domain = Domain.periodic(1.0) if rule != "mean" else Domain.box(1.0)
+    array = np.random.default_rng(0).integers(0, 2, size=(3, 8)).astype(kind)
+    data = Trajectories.from_arrays({"m": array, "n": array}, domain, restriction=rule)
+    assert data.read().dtype == data.at(4).read().dtype == torch.float32
+    field = data.at(4).fields["m"]
+    assert field.dtype == np.asarray(field).dtype == field[0].dtype
+    np.testing.assert_array_equal(data.at(4).read()[:, 0, 0], np.asarray(field))
+    mixed = Trajectories.from_arrays({"m": array, "u": np.zeros((3, 8), np.float32)}, domain, restriction=rule)
+    assert mixed.read().dtype == torch.float32
+
+
+def test_means_of_nodes_are_refused_for_the_right_reason():
+    data = Trajectories.from_arrays({"u": np.zeros((2, 8))}, Domain.periodic(1.0), restriction="mean")
+    with pytest.raises(ValueError, match='u cannot be restricted from 8 to 4 .* the rule "mean" needs "cell" points'):
+        data.at(4)
