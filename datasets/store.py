@@ -98,6 +98,8 @@ class Header:
     def __post_init__(self):
         taken = [*RESERVED, *self.domain.names]
         for name in [*self.fields, *self.parameters]:
+            if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise ValueError(f"got a field or parameter named {name!r}; give it a name of letters, such as u or sea_level")
             if name in taken:
                 raise ValueError(f"the name {name!r} is given twice; fields, parameters, axes, sample and time need different names")
             taken.append(name)
@@ -134,7 +136,10 @@ def axis_attributes(axis: Axis, n: int, letter: str | None) -> dict:
 
 def check_times(times) -> np.ndarray:
     """Return output times as float64; refuse times that do not increase or are not finite."""
-    times = np.asarray(times, dtype=np.float64)
+    try:
+        times = np.asarray(times, dtype=np.float64)
+    except (TypeError, ValueError):
+        times = np.empty(0)
     if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
         raise ValueError("got times that are not a list of increasing finite numbers; give one time per stored step")
     return times
@@ -159,6 +164,7 @@ def cannot_write(path: Path, error: OSError) -> ValueError:
         errno.EPERM: "there is no permission to write there; choose another folder",
         errno.EEXIST: "one of its folders is a file; choose another folder",
         errno.ENOTDIR: "one of its folders is a file; choose another folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.ENOENT: "its folder cannot be made; choose another folder",
     }
     number = error.errno or next((n for n in known if f"errno = {n}," in str(error) or f"(os error {n})" in str(error)), None)
@@ -181,13 +187,27 @@ def write(path: str | os.PathLike, header: Header, blocks: Iterable[tuple[int, M
     Raises
     ------
     ValueError
-        If a block has the wrong shape, samples are missing, the folder cannot be written or the disk is full.
+        If an attribute is neither text nor numbers, a block has the wrong shape, samples are missing, the folder cannot be
+        written or the disk is full.
     """
     path = Path(path)
+    _check_attributes(header.attributes)
     try:
         write_atomically(path, lambda temporary: _fill(temporary, header, blocks))
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _check_attributes(attributes: Mapping[str, object]) -> None:
+    """Refuse what a file cannot hold as an attribute."""
+    for name, value in attributes.items():
+        flat = np.asarray(value).dtype.kind if isinstance(value, (list, tuple, np.ndarray, np.generic, int, float)) else "U"
+        if not isinstance(name, str) or not name or "\0" in name or flat not in "fiubU" or (flat == "U" and not _is_text(value)):
+            raise ValueError(f"got the attribute {name!r} = {value!r}; give text, a number or a list of them under a name, or leave it out")
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value))
 
 
 def _fill(path: Path, header: Header, blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]]) -> None:

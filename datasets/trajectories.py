@@ -287,7 +287,7 @@ class Trajectories:
 
         Parameters
         ----------
-        dataset : xarray.Dataset
+        dataset : xarray.Dataset, or a named xarray.DataArray
             Variables on (sample, time, *space) in any order of dimensions; `sample` and `time` may be missing. Variables
             and coordinates on `sample` alone become parameters. Dates become seconds since the first one.
         domain : Domain, optional
@@ -299,8 +299,8 @@ class Trajectories:
         Raises
         ------
         ValueError
-            If the domain is neither given nor written in the attributes, the coordinates are not where its samples sit,
-            or a variable has dimensions that are none of these.
+            If the domain is neither given nor written in the attributes or its axes have other names, the coordinates are
+            not where its samples sit, or a variable is not real or has dimensions that are none of these.
         """
         from opkernels.datasets.xarrays import read_dataset
 

@@ -34,10 +34,15 @@ def make_dataset(header: Header, fields: Mapping[str, Field]):
 
 def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tuple:
     """Return domain, fields, times, parameters and attributes of a dataset; see `Trajectories.from_xarray`."""
+    dataset = _dataset_of(dataset)
     spatial = domain.names if domain else _spatial_dims(dataset, sample, time)
+    absent = [name for name in spatial if name not in dataset.sizes]
+    if absent:
+        found = ", ".join(str(dim) for dim in dataset.sizes if dim not in (sample, time))
+        raise ValueError(f"the domain has the axes {', '.join(spatial)}, but the dataset the dimensions {found}; give them the same names")
     wide = {name: var for name, var in dataset.data_vars.items() if set(spatial) <= set(var.dims)}
     domain = domain or Domain(tuple(_axis_of(dataset, name) for name in spatial))
-    times = _times_of(dataset, time) if any(time in var.dims for var in wide.values()) else None
+    times = _times_of(dataset, time) if time in dataset.sizes else None
     shape = tuple(dataset.sizes[name] for name in spatial)
     _check_coordinates(dataset, domain, shape)
     fields, samples = {}, dataset.sizes.get(sample, 1)
@@ -46,6 +51,8 @@ def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tupl
         dims = (sample, *([time] if time in var.dims else []), *spatial)
         if set(var.dims) != set(dims):
             raise ValueError(f"{name} has the dimensions {var.dims}; expected ({sample}, {time}, {', '.join(spatial)})")
+        if var.dtype.kind not in "fiub":
+            raise ValueError(f"got {name} of type {var.dtype}; give real numbers (complex fields as two real ones)")
         attributes = with_rule({k: v for k, v in var.attrs.items() if isinstance(v, str)}, domain)
         fields[str(name)] = Field(var.transpose(*dims).variable, np.arange(samples), domain.grid(*shape), shape, time in dims, attributes)
     flat = {**dataset.data_vars, **dataset.coords}
@@ -55,6 +62,19 @@ def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tupl
         raise ValueError(f"{', '.join(lost)} is on neither ({sample}, {time}, {', '.join(spatial)}) nor ({sample}); drop it with drop_vars")
     attributes = {k: v for k, v in dataset.attrs.items() if k not in ("domain", "opkernels_schema")}
     return domain, fields, times, parameters, attributes
+
+
+def _dataset_of(dataset):
+    """Return an ``xarray.Dataset`` as it is and a named ``xarray.DataArray`` as one; refuse anything else."""
+    import xarray
+
+    if isinstance(dataset, xarray.DataArray):
+        if dataset.name is None:
+            raise ValueError("got an xarray.DataArray without a name; name the field with rename('u')")
+        return dataset.to_dataset(promote_attrs=False)
+    if not isinstance(dataset, xarray.Dataset):
+        raise ValueError(f"got {type(dataset).__name__}; give an xarray.Dataset, or arrays to Trajectories.from_arrays")
+    return dataset
 
 
 def _spatial_dims(dataset, sample: str, time: str) -> tuple[str, ...]:
@@ -95,6 +115,8 @@ def _check_coordinates(dataset, domain: Domain, shape: tuple[int, ...]) -> None:
     for axis, n in zip(domain.axes, shape, strict=True):
         if axis.name not in dataset.coords:
             continue
+        if dataset[axis.name].dtype.kind not in "fiu":
+            raise ValueError(f"the coordinate {axis.name} is of type {dataset[axis.name].dtype}; give the places of the samples as numbers")
         given, expected = dataset[axis.name].values, axis.coordinates(n, dtype=torch.float64).numpy()
         if not np.allclose(given, expected, rtol=0, atol=1e-4 * axis.spacing(n)):
             raise ValueError(

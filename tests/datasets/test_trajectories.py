@@ -329,7 +329,8 @@ def test_refusals_of_datasets():
 
 KEYS = [
     (3,), (-1, 0), ([1, 2], [0, 1]), ([1, 2], 0), (slice(0, 0), 1), (slice(None), -1), (slice(None, None, -2), [0, 2]),
-    (0, slice(None), [1, 2]), (0, 1, slice(None), [1, 2]), (np.array([[0, 1], [4, 0]]), 1), ([4, 0, 4],), ([True, False, True, False, False],), (True,), (), (..., 0),
+    (0, slice(None), [1, 2]), (0, 1, slice(None), [1, 2]), (np.array([[0, 1], [4, 0]]), 1), ([4, 0, 4],),
+    ([True, False, True, False, False],), (True,), (), (..., 0),
     (np.int64(2), np.int64(1)), (slice(1, 3), slice(None), 0), ([], 0), (np.zeros((5, 3), bool),),
 ]  # fmt: skip
 
@@ -369,3 +370,52 @@ def test_means_of_nodes_are_refused_for_the_right_reason():
     data = Trajectories.from_arrays({"u": np.zeros((2, 8))}, Domain.periodic(1.0), restriction="mean")
     with pytest.raises(ValueError, match='u cannot be restricted from 8 to 4 .* the rule "mean" needs "cell" points'):
         data.at(4)
+
+
+def test_a_constant_field_keeps_the_times_on_the_round_trip():
+    data = Trajectories.from_arrays({"a": np.ones((2, 4))}, Domain.periodic(1.0), times=[0.0, 0.5])
+    again = Trajectories.from_xarray(data.to_xarray())
+    np.testing.assert_array_equal(again.times, data.times)
+    assert torch.equal(again.read(), data.read()) and again.read().shape == (2, 2, 1, 4)
+
+
+def test_a_named_array_is_a_dataset_of_one_field():
+    array = xarray.DataArray(np.random.default_rng(0).normal(size=(3, 4)), dims=("sample", "x"), name="u", attrs={"units": "m"})
+    data = Trajectories.from_xarray(array, Domain.periodic(1.0))
+    assert list(data.fields) == ["u"] and data.fields["u"].attributes["units"] == "m"
+    np.testing.assert_array_equal(data.read()[:, 0, 0], array)
+
+
+@pytest.mark.parametrize("user,told", [
+    (xarray.Dataset({"u": (("sample", "x"), np.ones((2, 4), complex))}), "got u of type complex128; give real numbers"),
+    (xarray.Dataset({"u": (("sample", "z"), np.ones((2, 4)))}), "has the axes x, but the dataset the dimensions z; give them the same"),
+    (xarray.DataArray(np.ones((2, 4)), dims=("sample", "x")), "without a name; name the field"),
+    (np.ones((2, 4)), "got ndarray; give an xarray.Dataset"),
+    (xarray.Dataset({"u": (("sample", "x"), np.ones((2, 2)))}, {"x": ["a", "b"]}), "coordinate x is of type <U1; give the places"),
+    (xarray.Dataset({"u": (("time", "x"), np.ones((2, 4)))}, {"time": ["a", "b"]}), "not a list of increasing finite numbers"),
+])  # fmt: skip
+def test_more_refusals_of_datasets(user, told):
+    with pytest.raises(ValueError, match=told):
+        Trajectories.from_xarray(user, Domain.periodic(1.0))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", 3, None])
+def test_names_that_a_file_cannot_hold_are_refused(name):
+    for fields, parameters in (({name: np.ones((2, 4))}, {}), ({"u": np.ones((2, 4))}, {name: [1, 2]})):
+        with pytest.raises(ValueError, match="got a field or parameter named .*; give it a name"):
+            Trajectories.from_arrays(fields, Domain.periodic(1.0), parameters=parameters)
+
+
+@pytest.mark.parametrize("attributes", [{"a": None}, {"a": {"b": 1}}, {"a": [1, None]}, {3: "x"}, {"": 1}, {"a": ["x", 1]}, {"a": 1j}])
+def test_attributes_that_a_file_cannot_hold_are_refused(attributes, tmp_path):
+    data = Trajectories.from_arrays({"u": np.ones((2, 4))}, Domain.periodic(1.0), attributes=attributes)
+    with pytest.raises(ValueError, match="got the attribute .*; give text, a number or a list"):
+        data.save(tmp_path / "d.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attributes_of_text_and_numbers_come_back(tmp_path):
+    attributes = {"title": "t", "n": 3, "x": 0.5, "list": [1.0, 2.0], "words": ["a", "b"], "yes": True, "np": np.float32(2)}
+    Trajectories.from_arrays({"u": np.ones((2, 4))}, Domain.periodic(1.0), attributes=attributes).save(tmp_path / "d.nc")
+    again = open_trajectories(tmp_path / "d.nc").attributes
+    assert {key: again[key] for key in attributes} == attributes
