@@ -77,24 +77,28 @@ def generate(
     workers = _usable_cores() if workers is None else workers
     if not isinstance(workers, int) or workers < 1:
         raise ValueError(f"generate got workers={workers!r}; give a number of processes, at least 1")
+    _header(checked, dict.fromkeys(checked.parameters, np.empty(0)), {})  # names given twice are told before the work
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file in it, such as {path / 'data.nc'}")
-    if not _is_done(path, checked):
-        folder = path.with_name(path.name + ".parts")
-        try:
+    folder = path.with_name(path.name + ".parts")
+    try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file in it, such as {path / 'data.nc'}")
+        if not _is_done(path, checked):
             with _locked(folder, path):
                 if not _is_done(path, checked):  # the process that had the lock may have made it
                     _solve_shards(folder, path, checked, workers)
                     _assemble(folder, path, checked)
                 shutil.rmtree(folder)
-        except OSError as error:
-            raise store.cannot_write(path, error) from error
+    except OSError as error:
+        raise store.cannot_write(path, error) from error
     return open_trajectories(path)
 
 
 def _plain(value):
-    return list(map(int, value)) if isinstance(value, (tuple, list)) else int(value)
+    """Return a number, or several, of NumPy or Python as Python's; the recipe's reader judges them."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _usable_cores() -> int:
@@ -225,17 +229,16 @@ def make_shard(job: dict, shard: int) -> None:
         raise
 
 
-def _assemble(folder: Path, path: Path, recipe: Recipe) -> None:
-    """Write the file from its shards, under another name first."""
+def _header(recipe: Recipe, parameters: Mapping[str, np.ndarray], errors: Mapping[str, list[float]]) -> store.Header:
+    """Return all of the file but its fields' numbers; refuses names given twice."""
     rules, constant = restriction_rules(recipe), constant_fields(recipe)
-    errors = json.loads((folder / "error.json").read_text()) if recipe.checked else {}
-    header = store.Header(
+    return store.Header(
         recipe.domain,
         recipe.resolution,
         recipe.samples,
         None if recipe.times is None else np.array(recipe.times),
         {name: store.Variable(np.dtype(recipe.dtype), name not in constant, {"restriction": rule}) for name, rule in rules.items()},
-        draw_parameters(recipe, range(recipe.samples)),
+        parameters,
         {
             "title": recipe.plain["title"] or f"{recipe.samples} samples of {recipe.solver}",
             "source": f"opkernels {__version__}, {recipe.solver}",
@@ -248,6 +251,12 @@ def _assemble(folder: Path, path: Path, recipe: Recipe) -> None:
             **{name: values if len(values) <= 4000 else values[-1:] for name, values in errors.items()},
         },
     )
+
+
+def _assemble(folder: Path, path: Path, recipe: Recipe) -> None:
+    """Write the file from its shards, under another name first."""
+    errors = json.loads((folder / "error.json").read_text()) if recipe.checked else {}
+    header = _header(recipe, draw_parameters(recipe, range(recipe.samples)), errors)
     whole = folder / "whole.nc"
     store.write(whole, header, _blocks(folder, recipe))
     whole.replace(path)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from opkernels import solvers
+from opkernels.datasets.arguments import Law, RandomField, function_of
 from opkernels.datasets.expressions import Expression
-from opkernels.datasets.recipe import Law, RandomField, Recipe
+from opkernels.datasets.recipe import Recipe
 from opkernels.datasets.restriction import default_rule, reaches, restrict
-from opkernels.domains import Domain, Grid
+from opkernels.domains import Grid
 from opkernels.resample import resample
 
 __all__ = ["constant_fields", "draw_parameters", "restriction_rules", "solve_samples", "solver_error"]
@@ -113,27 +114,8 @@ def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict
     if isinstance(value, RandomField):
         return _field(recipe, value, samples, parameters, _stream(recipe.seed, name), grid)[:, None]
     if isinstance(value, Expression):
-        return _function(value, recipe.domain, parameters)
+        return function_of(value, recipe.domain, parameters)
     return value
-
-
-def _function(expression: Expression, domain: Domain, parameters: dict[str, Tensor]):
-    """Return an expression as numbers per sample (B,), or as a function of the coordinates (and of the time, where it uses it)."""
-    if not expression.used & {*domain.names, "t"}:
-        return expression(**(parameters or {"_": torch.zeros((), dtype=torch.float64)}))
-    varying = bool(expression.used & set(parameters))
-
-    def at(points: Sequence[Tensor], t: float = 0.0) -> Tensor:
-        values = dict(zip(domain.names, points, strict=True))
-        lead = [1, 1] if varying else []  # samples and channels
-        columns = {name: v.to(points[0])[:, None].reshape(-1, 1, *[1] * domain.ndim) for name, v in parameters.items()}
-        result = expression(**{k: v.reshape(*lead, *v.shape) for k, v in values.items()}, **columns, t=torch.as_tensor(t).to(points[0]))
-        return result.expand(*result.shape[: len(lead)], *points[0].shape)
-
-    if "t" not in expression.used:
-        return lambda *points: at(points)
-    timed = {1: lambda x, t: at((x,), t), 2: lambda x, y, t: at((x, y), t), 3: lambda x, y, z, t: at((x, y, z), t)}
-    return timed[domain.ndim]  # a solver sees from the number of arguments that the time is one of them
 
 
 def _solve(recipe: Recipe, inputs: _Inputs, dtype: torch.dtype, dt: float | None) -> Tensor:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import keyword
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +36,11 @@ from pathlib import Path
 from typing import Any
 
 from opkernels import solvers
+from opkernels.datasets.arguments import Law, RandomField, try_solver
 from opkernels.datasets.expressions import Expression, constant
 from opkernels.domains import Domain
 
-__all__ = ["Law", "RandomField", "Recipe", "bundled", "override", "read_recipe"]
+__all__ = ["Recipe", "bundled", "override", "read_recipe"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _REQUIRED = ("solver", "domain", "resolution", "samples")
@@ -52,24 +54,9 @@ _EXAMPLES = {
     "coefficient": '{name: GaussianRandomField, transform: "exp(value)"}',
 }
 _SHARD_BYTES = 1 << 25
+_COEFFICIENT = "coefficient"  # the name of a stationary solver's input
+_MOST_TIMES = 100_000
 _LARGEST_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Law:
-    """How a number is drawn for each sample: kind is uniform, loguniform or choice."""
-
-    kind: str
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class RandomField:
-    """A random field of `opkernels.solvers`, one draw per sample, optionally transformed point by point."""
-
-    name: str
-    arguments: Mapping[str, object]
-    transform: Expression | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +150,8 @@ def load_data(recipe: str | os.PathLike | Mapping) -> dict:
 
     if isinstance(recipe, Mapping):
         return dict(recipe)
+    if not isinstance(recipe, (str, os.PathLike)):
+        raise ValueError(f"got the recipe {recipe!r}; give a YAML file, a dict or one of {', '.join(bundled())}")
     known, path = bundled(), Path(recipe)
     if str(recipe) in known and not path.is_file():
         path = known[str(recipe)]
@@ -171,14 +160,36 @@ def load_data(recipe: str | os.PathLike | Mapping) -> dict:
         hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of {', '.join(known)}"
         raise ValueError(f"there is no recipe {recipe}; {hint}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        twice = _given_twice(yaml.compose(text, yaml.SafeLoader))
+        data = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" near line {line + 1}"
         raise ValueError(f"{path} is not readable YAML{where}; write one key: value per line") from error
+    if twice:
+        raise ValueError(f"{path} gives the key {twice.value} twice, again in line {twice.start_mark.line + 1}; remove one of them")
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds no keys; a recipe begins with solver:, domain:, ...")
     return dict(data)
+
+
+def _given_twice(node):
+    """Return the second of two equal keys in a YAML node, or None; the parser would take the last in silence."""
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(_given_twice, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            return key
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        if found := _given_twice(value):
+            return found
+    return None
 
 
 def read_recipe(recipe: str | os.PathLike | Mapping) -> Recipe:
@@ -252,14 +263,38 @@ def _check_kind(data: Mapping, solver, mistakes: _Mistakes) -> None:
 def _read_formulas(data: Mapping, values: dict, mistakes: _Mistakes) -> None:
     """Read laws, the solver's arguments and its inputs, which may use one another's names."""
     solver, axes = values["solver"], values["domain"].names
-    laws = {name: mistakes.of(_law, law, f"parameters.{name}") for name, law in (values["parameters"] or {}).items()}
+    named = values["parameters"] or {}
+    laws = {name: mistakes.of(_law, law, f"parameters.{name}") for name, law in named.items()}
     names = [*axes, *([] if _is_stationary(solver) else ["t"]), *laws]
     values["arguments"] = mistakes.of(_arguments, data["solver"], solver, names, mistakes) or {}
     laws |= {name: value for name, value in values["arguments"].items() if isinstance(value, Law)}
+    _check_names(named, values["arguments"], solver, axes, mistakes)
     form = data.get("coefficient" if _is_stationary(solver) else "initial")
     if form is not None:
         values["inputs"] = mistakes.of(_inputs, form, solver, [*axes, *laws], mistakes)
     values["parameters"] = laws
+    if not mistakes:
+        mistakes.of(try_solver, solver, values["domain"], values["arguments"], laws)
+
+
+def _check_names(named: Mapping, arguments: Mapping, solver, axes: tuple[str, ...], mistakes: _Mistakes) -> None:
+    """Refuse parameters without a usable name, and names that would mean two things in expressions or in the file."""
+    taken = {"sample": "a dimension of the file", "time": "a dimension of the file"}
+    taken |= {"pi": "a number", "t": "the time", "value": "the random field in a transform"}
+    for name, what in [
+        *[(name, "an axis") for name in axes],
+        *[(name, "a field") for name in (*([_COEFFICIENT] if _is_stationary(solver) else []), *solver.fields)],
+        *[(name, "a random field among the solver's arguments") for name, value in arguments.items() if isinstance(value, RandomField)],
+        *[(name, "a law among the solver's arguments") for name, value in arguments.items() if isinstance(value, Law)],
+    ]:
+        if name in taken:
+            mistakes.append(f"{name} is {what} and {taken[name]}; give the axes other names, domain: {{..., names: [...]}}")
+        taken[name] = what
+    for name in named:
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            mistakes.append(f"parameters has the name {name!r}; give a word of letters, digits and _, such as amplitude")
+        elif name in taken:
+            mistakes.append(f"the parameter {name} has the name of {taken[name]}; rename it")
 
 
 class _Mistakes(list):
@@ -345,21 +380,29 @@ def _solver(value):
 def _domain(value) -> Domain:
     if isinstance(value, Mapping) and len(shape := {"periodic", "box", "axes"} & set(value)) == 1:
         kind = shape.pop()
-        if kind == "axes":
+        if kind == "axes" and isinstance(value["axes"], (list, tuple)) and all(isinstance(axis, Mapping) for axis in value["axes"]):
             axes = [
                 dict(a) | {end: constant(a[end], f"domain.axes.{end}") for end in ("lower", "upper") if end in a} for a in value["axes"]
             ]
             return Domain.from_dict({"axes": axes})
-        if isinstance(value[kind], (list, tuple)) and value[kind]:
+        named = value.get("names") is None or _are_words(value["names"])
+        if kind != "axes" and isinstance(value[kind], (list, tuple)) and value[kind] and named:
             lengths = [constant(length, f"domain.{kind}") for length in value[kind]]
             rest = {key: value[key] for key in value if key != kind}
             if set(rest) <= ({"names"} if kind == "periodic" else {"names", "points"}):
                 return Domain.periodic(*lengths, **rest) if kind == "periodic" else Domain.box(*lengths, **rest)
-    raise ValueError(f"domain is {value!r}; give {{periodic: [Lx, Ly]}}, {{box: [Lx, Ly], points: cell}} or axes with lower and upper")
+    raise ValueError(
+        f"domain is {value!r}; give {{periodic: [Lx, Ly]}}, {{box: [Lx, Ly], points: cell}} or axes with lower and upper, "
+        "and names, if any, as a list of words"
+    )
+
+
+def _are_words(value) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
 def _resolution(value, domain: Domain) -> tuple[int, ...]:
-    sizes = [value] * domain.ndim if isinstance(value, (int, str)) else list(value)
+    sizes = value if isinstance(value, (list, tuple)) else [value] * domain.ndim
     return domain.grid(*(_whole(size, "resolution", 2) for size in sizes)).shape
 
 
@@ -369,6 +412,8 @@ def _times(value) -> tuple[float, ...]:
             raise ValueError(f"times is {value!r}; give start (0 if left out), stop and count, or a list")
         start, stop = constant(value.get("start", 0), "times.start"), constant(value["stop"], "times.stop")
         count = _whole(value["count"], "times.count", 2)
+        if count > _MOST_TIMES:
+            raise ValueError(f"times.count is {count}; give at most {_MOST_TIMES} output times")
         times = [start + (stop - start) * i / (count - 1) for i in range(count)]
     elif isinstance(value, (list, tuple)) and value:
         times = [constant(time, "times") for time in value]
@@ -435,7 +480,7 @@ def _arguments(value: Mapping, solver, names: list[str], mistakes: _Mistakes) ->
 
 def _inputs(value, solver, names: list[str], mistakes: _Mistakes) -> dict:
     """Return what each field starts from: one form for a solver of one field, else one by name."""
-    wanted = ("coefficient",) if _is_stationary(solver) else solver.fields
+    wanted = (_COEFFICIENT,) if _is_stationary(solver) else solver.fields
     by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}
     if not by_name and len(wanted) > 1:
         raise ValueError(f"initial is {value!r}; give one for each of {', '.join(wanted)}")

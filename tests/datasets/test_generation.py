@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,39 @@ def test_stationary_solvers_store_coefficient_and_solution(decay, tmp_path):
     assert data.fields["coefficient"].rule == "mean"
     with pytest.raises(ValueError, match="Half is stationary and has no times; remove it"):
         read_recipe(recipe | {"times": [1]})
+
+
+@pytest.mark.parametrize("change,told", [
+    ({"samples": 2.7}, "samples is 2.7; give a whole number"),
+    ({"resolution": (16.9, 16)}, "resolution is 16.9; give a whole number"),
+    ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+])  # fmt: skip
+def test_fractions_are_not_cut(change, told, decay, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        generate(decay, tmp_path / "d.nc", **change)
+
+
+def test_numbers_of_numpy_are_taken(decay, tmp_path):
+    data = generate(decay, tmp_path / "d.nc", samples=np.int64(2), resolution=np.array([4, 6]), seed=np.uint8(3), workers=1)
+    assert len(data) == 2 and data.shape == (4, 6) and data.attributes["seed"] == 3
+
+
+def test_what_cannot_be_stored_or_solved_is_told_before_the_work(decay, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "_solve_shards", None)
+    with pytest.raises(ValueError, match="u is a field and an axis"):
+        generate(decay | {"domain": {"periodic": [1, 1], "names": ["u", "y"]}, "initial": 1}, tmp_path / "d.nc")
+    with pytest.raises(ValueError, match="viscosity=-1; it must be at least 0"):
+        generate(override(SMALL, ["solver.viscosity={uniform: [-1, 1]}"]), tmp_path / "d.nc")
+    random = {"name": "GaussianRandomField", "transform": "a * value"}
+    with pytest.raises(ValueError, match="forcing has the name of a random field among the solver's arguments"):
+        solver = {"name": "NavierStokes2D", "viscosity": 1, "forcing": random}
+        generate(SMALL | {"solver": solver, "parameters": {"forcing": {"choice": [1]}, "a": {"choice": [1]}}}, tmp_path / "d.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_may_carry_the_name_of_an_argument_that_uses_it():
+    recipe = read_recipe(override(SMALL, ["solver.viscosity=viscosity", "parameters={viscosity: {uniform: [1, 2]}}"]))
+    assert recipe.parameters["viscosity"].values == (1, 2)
 
 
 def test_the_solvers_own_error_is_that_of_the_resolution(tmp_path):
@@ -359,6 +393,8 @@ def test_places_that_cannot_be_written(decay, tmp_path):
             generate(decay, tmp_path / place)
     with pytest.raises(ValueError, match="is a folder; give the name of a file in it"):
         generate(decay, tmp_path)
+    with pytest.raises(ValueError, match="cannot write .*: the name is too long; choose a shorter one"):
+        generate(decay, tmp_path / ("a" * 300))
     with pytest.raises(ValueError, match="number of processes"):
         generate(decay, tmp_path / "d.nc", workers=0)
 
@@ -454,6 +490,33 @@ def test_a_missing_key_is_one_sentence(key):
     ("domain={periodic: [1, -1]}", "length"),
     ("resolution=[16]", "2-D domain"),
     ("resolution=1", "at least 2"),
+    ("resolution=64.5", "resolution is 64.5; give a whole number"),
+    ("resolution=.nan", "resolution is nan; give a number"),
+    ("resolution={a: 1}", "resolution is {'a': 1}; give a number"),
+    ("domain={axes: 3}", "or axes with lower and upper"),
+    ("domain={axes: [3]}", "or axes with lower and upper"),
+    ("domain={box: [1, 1], names: 3}", "names, if any, as a list of words"),
+    ("domain={periodic: [1, 1], names: [1, 2]}", "names, if any, as a list of words"),
+    ("times={stop: 1, count: 1e9}", "times.count is 1000000000; give at most 100000 output times"),
+    ("parameters={1: {uniform: [0, 1]}}", "parameters has the name 1; give a word"),
+    ("parameters={a b: {uniform: [0, 1]}}", "parameters has the name 'a b'; give a word"),
+    ("parameters={lambda: {uniform: [0, 1]}}", "parameters has the name 'lambda'; give a word"),
+    ("parameters={pi: {uniform: [0, 1]}}", "the parameter pi has the name of a number; rename it"),
+    ("parameters={t: {uniform: [0, 1]}}", "the parameter t has the name of the time; rename it"),
+    ("parameters={value: {uniform: [0, 1]}}", "the parameter value has the name of the random field in a transform; rename it"),
+    ("parameters={x: {uniform: [0, 1]}}", "the parameter x has the name of an axis; rename it"),
+    ("parameters={vorticity: {uniform: [0, 1]}}", "the parameter vorticity has the name of a field; rename it"),
+    ("parameters={sample: {uniform: [0, 1]}}", "the parameter sample has the name of a dimension of the file; rename it"),
+    ("parameters={time: {uniform: [0, 1]}}", "the parameter time has the name of a dimension of the file; rename it"),
+    ("parameters={viscosity: {uniform: [5, 6]}}", "the parameter viscosity has the name of a law among the solver's arguments; rename"),
+    ("domain={periodic: [1, 1, 1], names: [x, y, vorticity]}", "vorticity is a field and an axis; give the axes other names"),
+    ("domain={periodic: [1, 1, 1], names: [x, y, time]}", "time is an axis and a dimension of the file; give the axes other names"),
+    ("domain={periodic: [1, 1, 1], names: [x, y, t]}", "t is an axis and the time; give the axes other names"),
+    ("solver.viscosity={uniform: [-1, 1]}", "viscosity=-1; it must be at least 0"),
+    ("solver.viscosity={choice: [1, -2, 1]}", "viscosity=-2; it must be at least 0"),
+    ("solver.method=EULER", "method='EULER'; choose one of"),
+    ("solver.mean_flow=1", "mean_flow=1"),
+    ("domain={box: [1, 1]}", "periodic"),
     ("times=[1, 1]", "increase"),
     ("times=[]", "or a list of times"),
     ("dt=-1", "positive time step"),
@@ -461,13 +524,14 @@ def test_a_missing_key_is_one_sentence(key):
     ("coefficient=1", "is an evolution and has no coefficient"),
 ])  # fmt: skip
 def test_mistakes_in_values(word, told):
-    recipe = override(SMALL, [word])
+    recipe = override(SMALL | {"resolution": 16}, [word])
     if told is None:  # an option in words: only the class can tell
         with pytest.raises(ValueError, match="alpha"):
             solve_samples(read_recipe(recipe), range(1))
         return
-    with pytest.raises(ValueError, match=told.replace("{", r"\{").replace("[", r"\[")):
+    with pytest.raises(ValueError, match=re.escape(told)) as error:
         read_recipe(recipe)
+    assert "mistakes" not in str(error.value)
 
 
 def test_overrides_and_places_of_recipes(tmp_path):
@@ -481,6 +545,12 @@ def test_overrides_and_places_of_recipes(tmp_path):
     (tmp_path / "a.yaml").write_text("solver: [1\nb: 2")
     with pytest.raises(ValueError, match="not readable YAML near line"):
         read_recipe(tmp_path / "a.yaml")
+    (tmp_path / "d.yaml").write_text("solver: {name: A}\ntimes: [1]\nparameters: {a: 1, b: 2,\n  a: 3}")
+    with pytest.raises(ValueError, match="gives the key a twice, again in line 4; remove one"):
+        read_recipe(tmp_path / "d.yaml")
+    for recipe in (None, 3):
+        with pytest.raises(ValueError, match=f"got the recipe {recipe}; give a YAML file, a dict or one of"):
+            read_recipe(recipe)
     (tmp_path / "b.yaml").write_text("just words")
     with pytest.raises(ValueError, match="holds no keys"):
         read_recipe(tmp_path / "b.yaml")
