@@ -50,8 +50,8 @@ class NavierStokes2D(SpectralSolver):
         Two periodic axes of any lengths.
     viscosity : float or Tensor (B,)
         ν >= 0.
-    forcing : callable or Tensor, optional
-        f(x, y) or f(x, y, t) of the coordinates, or samples that broadcast to (B, 1, N_x, N_y).
+    forcing : callable, number or array, optional
+        f(x, y) or f(x, y, t) of the coordinates, a constant, or samples that broadcast to (B, 1, N_x, N_y).
     drag : float or Tensor (B,)
         α >= 0.
     mean_flow : pair of float
@@ -96,9 +96,9 @@ class NavierStokes2D(SpectralSolver):
         super().__init__(domain, method)
         self.viscosity = parameter(viscosity, "viscosity", lowest=0.0)
         self.drag = parameter(drag, "drag", lowest=0.0)
-        self.mean_flow = tuple(parameter(speed, "mean_flow") for speed in mean_flow)
-        if len(self.mean_flow) != 2:
+        if not hasattr(mean_flow, "__len__") or getattr(mean_flow, "ndim", 1) != 1 or len(mean_flow) != 2:
             raise ValueError(f"NavierStokes2D got mean_flow={mean_flow!r}; give two speeds")
+        self.mean_flow = tuple(parameter(speed, "mean_flow") for speed in mean_flow)
         if isinstance(viscosity_order, bool) or not isinstance(viscosity_order, int) or viscosity_order < 1:
             raise ValueError(f"NavierStokes2D got viscosity_order={viscosity_order!r}; give a whole number of at least 1")
         self.viscosity_order = viscosity_order

@@ -173,30 +173,40 @@ def sample_forcing(
 ) -> Callable[[float], Tensor] | Tensor | None:
     """Return a forcing sampled on a grid: None, a tensor (b, C, *spatial), or a function of time that gives one.
 
-    `forcing` is a tensor that broadcasts to (B, C, *spatial), or a function of the coordinates
+    `forcing` is a number, an array or tensor that broadcasts to (B, C, *spatial), or a function of the coordinates
     (x, y, ...) or of the coordinates and the time (x, y, ..., t), each of shape (*spatial).
 
     Raises
     ------
     ValueError
-        If the samples do not broadcast to (B, C, *spatial).
+        If the samples do not broadcast to (B, C, *spatial) or are not numbers, or a forcing that does not depend on the
+        time has a NaN or infinity.
     """
     if forcing is None:
         return None
 
     def shaped(f) -> Tensor:
-        f = torch.as_tensor(f, device=device).to(dtype)
+        try:
+            f = torch.as_tensor(f, device=device).to(dtype)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{name} got forcing={f!r}; give a function of the coordinates, a number, or samples") from None
         f = f.reshape(*[1] * max(0, grid.ndim + 2 - f.ndim), *f.shape)
         target = (batch, channels, *grid.shape)
         if f.ndim != len(target) or any(n not in (1, m) for n, m in zip(f.shape, target, strict=True)):
             raise ValueError(f"{name}: the forcing has shape {tuple(f.shape)}, which does not broadcast to {target}")
         return f.expand(-1, -1, *grid.shape)
 
-    if isinstance(forcing, Tensor):
-        return shaped(forcing)
+    def steady(f) -> Tensor:
+        f = shaped(f)
+        if not (f.is_meta or isinstance(f, torch._subclasses.FakeTensor)) and not bool(torch.isfinite(f.detach()).all()):
+            raise ValueError(f"{name}: the forcing has a NaN or infinity; look at its formula or samples")
+        return f
+
+    if not callable(forcing):
+        return steady(forcing)
     x = grid.coordinates(device=device, dtype=torch.float64)
     if not _takes_time(forcing, grid.ndim):
-        return shaped(forcing(*x))
+        return steady(forcing(*x))
     return lambda t: shaped(forcing(*x, t))
 
 

@@ -147,6 +147,14 @@ def test_forcings_of_space_time_and_parameters_reach_the_solver():
     np.testing.assert_allclose(drag["vorticity"], np.broadcast_to(expected, got.shape), atol=1e-12)
 
 
+def test_a_number_is_a_constant_forcing():
+    recipe = override(SMALL, ["solver.forcing=2.0", "solver.viscosity=0.1", "initial=0", "dtype=float64"])
+    got = solve_samples(read_recipe(recipe), range(1))["vorticity"]  # the mean of w grows as the force does
+    np.testing.assert_allclose(got, np.broadcast_to(2 * np.array([0, 0.1, 0.2])[:, None, None], got.shape), atol=1e-12)
+    with pytest.raises(ValueError, match="the forcing has a NaN or infinity; look at its formula"):
+        solve_samples(read_recipe(override(SMALL, ["solver.forcing=log(x - 1)"])), range(1))
+
+
 def test_random_forcings_are_stored_beside_the_solution(tmp_path):
     forcing = {"name": "GaussianRandomField", "alpha": 4, "tau": 3, "transform": "2 * value"}
     recipe = SMALL | {"solver": {"name": "NavierStokes2D", "viscosity": 0.01, "forcing": forcing}, "initial": 0, "dtype": "float64"}
@@ -338,7 +346,7 @@ def test_a_step_too_long_is_the_likely_cause(tmp_path):
     wild = override(SMALL, ["initial=1000*a*(cos(2*pi*x)*cos(y) + sin(4*pi*x + y))", "parameters.a={choice: [0, 1]}", "dt=1", "times=[40]"])
     a = draw_parameters(read_recipe(wild), range(7))["a"]
     first = int((a == 1).argmax())
-    with pytest.raises(SolverError, match=f"NavierStokes2D: sample {first} is not finite at t=.* dt=1 is too long"):
+    with pytest.raises(SolverError, match=f"NavierStokes2D: sample {first} is not finite at t=.* after steps of 1; .*lower dt"):
         generate(wild | {"seed": 0, "checked": 0}, tmp_path / "d.nc", workers=1)
 
 
@@ -515,7 +523,7 @@ def test_a_missing_key_is_one_sentence(key):
     ("solver.viscosity={uniform: [-1, 1]}", "viscosity=-1; it must be at least 0"),
     ("solver.viscosity={choice: [1, -2, 1]}", "viscosity=-2; it must be at least 0"),
     ("solver.method=EULER", "method='EULER'; choose one of"),
-    ("solver.mean_flow=1", "mean_flow=1"),
+    ("solver.mean_flow=1", "mean_flow=1.0; give two speeds"),
     ("domain={box: [1, 1]}", "periodic"),
     ("times=[1, 1]", "increase"),
     ("times=[]", "or a list of times"),

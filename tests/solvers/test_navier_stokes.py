@@ -369,3 +369,21 @@ def test_blow_up_names_sample_time_and_cause():
         SolverError, match=r"NavierStokes2D: sample 1 is not finite at t=.* after steps of 0.1; IFRK4 is stable up to dt of about 0\.00"
     ):
         NavierStokes2D(TORUS, viscosity=1e-4).solve(w0, [50.0], dt=0.1)
+
+
+@pytest.mark.parametrize("speeds", [1, 1.0, (1,), (1, 2, 3), None, torch.tensor(1.0), torch.ones(2, 2)])
+def test_a_mean_flow_is_two_speeds(speeds):
+    with pytest.raises(ValueError, match=r"got mean_flow=(.|\n)*; give two speeds"):
+        NavierStokes2D(Domain.periodic(1.0, 1.0), viscosity=0.1, mean_flow=speeds)
+
+
+def test_forcings_are_numbers_arrays_or_tensors():
+    domain = Domain.periodic(1.0, 1.0)
+    w = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    samples = torch.sin(2 * math.pi * domain.grid(8, 8).coordinates(dtype=torch.float64)[0])
+    a, b = (NavierStokes2D(domain, viscosity=0.1, forcing=f).rhs(w) for f in (samples, samples.numpy()))
+    assert torch.equal(a, b) and a.abs().max() > 0.5
+    torch.testing.assert_close(NavierStokes2D(domain, viscosity=0.1, forcing=2).rhs(w), w + 2)
+    for bad, told in (("x", "got forcing='x'; give a function"), (math.nan, "forcing has a NaN"), (samples / 0, "forcing has a NaN")):
+        with pytest.raises(ValueError, match=told):
+            NavierStokes2D(domain, viscosity=0.1, forcing=bad).rhs(w)
