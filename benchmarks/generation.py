@@ -20,7 +20,7 @@ from pathlib import Path
 
 RECIPE = "fno_navier_stokes_1e-3"
 CALL = (
-    "import yaml; from opkernels import generate; from opkernels.datasets.recipe import bundled, override\n"
+    "import yaml; from opkernels import generate; from opkernels.datasets.recipe_files import bundled, override\n"
     "data = yaml.safe_load(bundled()['{recipe}'].read_text())\n"
     "generate(override(data, {words}), '{path}', workers={workers})"
 )

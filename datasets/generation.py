@@ -20,7 +20,8 @@ import numpy as np
 from opkernels import __version__
 from opkernels.datasets import store
 from opkernels.datasets.realization import constant_fields, draw_parameters, restriction_rules, solve_samples, solver_error
-from opkernels.datasets.recipe import Recipe, bundled, load_data, override, read_recipe
+from opkernels.datasets.recipe import Recipe, read_recipe
+from opkernels.datasets.recipe_files import bundled, load_data, override
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
 from opkernels.datasets.workers import run_tasks
 from opkernels.storage import read_tensors, write_tensors, write_text

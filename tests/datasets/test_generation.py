@@ -20,7 +20,8 @@ from opkernels import Domain, generate, open_trajectories, solvers
 from opkernels.datasets import generation
 from opkernels.datasets.expressions import Expression, constant
 from opkernels.datasets.realization import draw_parameters, solve_samples
-from opkernels.datasets.recipe import bundled, override, read_recipe
+from opkernels.datasets.recipe import read_recipe
+from opkernels.datasets.recipe_files import bundled, override
 from opkernels.solvers import GaussianRandomField, NavierStokes2D, SolverError
 
 SMALL = {
