@@ -66,7 +66,8 @@ class NavierStokes2D(SpectralSolver):
     -----
     Fails when the grid does not resolve the flow: vorticity then piles up at the cut-off
     (look at `spectrum`) though the solution stays finite. Good values: ν about 1e-3 at 64² and 1e-5
-    at 512² for unit box and unit velocity.
+    at 512² for unit box and unit velocity. A forcing that acts only for a moment may fall between two
+    steps: ask for times around it, or give `dt`.
 
     Examples
     --------

@@ -34,6 +34,7 @@ __all__ = ["Problem", "SolverError", "evolve", "phi"]
 
 _STRETCH = 10  # steps between two looks from the host
 _SAFETY = 0.9
+_CAUTION = 1000  # a forcing in time begins with so many steps to the first requested time
 _TOLERANCE = 3e-7
 _SMALLEST = 1e-7  # of the way to the next requested time
 
@@ -239,7 +240,9 @@ class _Loop:
         if self.dt is not None:
             return self.dt
         stable = _SAFETY * self.table.limit / self.rate if self.rate > 0 else math.inf
-        return min(way / 2 if self.problem.driven else way, stable, self.wanted)
+        # A forcing in time may be faster than any stretch shows: begin short and let the estimate lengthen the step.
+        unknown = way / _CAUTION if self.problem.driven and math.isinf(self.wanted) else way
+        return min(unknown, stable, self.wanted)
 
     def _try(self, t: float, h: float, n: int) -> tuple[bool, tuple[Tensor, ...]]:
         """Take n steps and judge them; the state of the loop is left as it was but for `rate` and `wanted`."""

@@ -387,3 +387,18 @@ def test_forcings_are_numbers_arrays_or_tensors():
     for bad, told in (("x", "got forcing='x'; give a function"), (math.nan, "forcing has a NaN"), (samples / 0, "forcing has a NaN")):
         with pytest.raises(ValueError, match=told):
             NavierStokes2D(domain, viscosity=0.1, forcing=bad).rhs(w)
+
+
+@pytest.mark.parametrize("frequency", [20.0, 200.0])
+def test_a_forcing_faster_than_the_way_to_the_first_time_is_seen(frequency):
+    # From rest nothing but the forcing tells how long a step may be; a first step too long sees it in phase.
+    def forcing(x, y, t):
+        return 0.1 * torch.cos(2 * x + y) * math.cos(frequency * t)
+
+    solver = NavierStokes2D(Domain.periodic(2 * math.pi, 2 * math.pi), viscosity=1e-2, forcing=forcing)
+    rest = torch.zeros(1, 1, 12, 12, dtype=torch.float64)
+    w, x = solver.solve(rest, [5.0])[0, 0, 0], solver.domain.grid(12, 12).coordinates(dtype=torch.float64)
+    a, b = 5e-2, frequency  # dw/dt = -ν κ² w + 0.1 cos(bt), κ² = 5
+    exact = 0.1 * (a * math.cos(5 * b) + b * math.sin(5 * b) - a * math.exp(-5 * a)) / (a * a + b * b) * torch.cos(2 * x[0] + x[1])
+    assert exact.abs().max() > 1e-4
+    assert ((w - exact).norm() / exact.norm()).item() < 1e-5
