@@ -389,7 +389,7 @@ def test_forcings_are_numbers_arrays_or_tensors():
             NavierStokes2D(domain, viscosity=0.1, forcing=bad).rhs(w)
 
 
-@pytest.mark.parametrize("frequency", [20.0, 200.0])
+@pytest.mark.parametrize("frequency", [20.0, 60.0])
 def test_a_forcing_faster_than_the_way_to_the_first_time_is_seen(frequency):
     # From rest nothing but the forcing tells how long a step may be; a first step too long sees it in phase.
     def forcing(x, y, t):
