@@ -74,6 +74,10 @@ class Examples:
             self._check(chunk, rows, np.zeros(len(rows), dtype=int), range(self.n_times))
             yield start, chunk
 
+    def number(self, sample: int) -> int:
+        """Return the number that a sample has in the whole dataset, before it was split."""
+        return int(self.data.fields[self.fields[0]].rows[sample])
+
     def count(self, offsets: Sequence[int], every: int = 1) -> int:
         """Return the number of windows with these offsets that start at each `every`-th step."""
         return len(self.data) * self._starts(offsets, every)
@@ -123,7 +127,7 @@ class Examples:
             return
         b, f, c = (int(i) for i in torch.nonzero(~finite)[0])
         raise ValueError(
-            f"the data are not finite in field {self.fields[c]} of sample {samples[b]} at step {starts[b] + offsets[f]}; "
+            f"the data are not finite in field {self.fields[c]} of sample {self.number(samples[b])} at step {starts[b] + offsets[f]}; "
             "mend or leave out that sample"
         )
 

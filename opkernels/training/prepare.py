@@ -266,8 +266,11 @@ def _try(prepared: Prepared, offsets: Sequence[int]) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             y = surrogate.raw(x, prepared.parameters_of(one))
-    except (RuntimeError, TypeError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        told = str(error).splitlines()[:1]
+        reason = told[0] if told and isinstance(error, (RuntimeError, TypeError, IndexError)) else ": ".join([type(error).__name__, *told])
         raise ValueError(f"the model does not take the input {tuple(x.shape)} ({', '.join(surrogate.inputs)}): {reason}") from error
     finally:
         model.train(training)
