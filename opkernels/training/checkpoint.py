@@ -7,7 +7,8 @@ data and all random numbers follow from (seed, epoch, step).
       config.yaml         the configuration as it was resolved (opkernels train)
       log.csv log.jsonl   one row per epoch
       last.safetensors    the newest checkpoint: weights, optimizer, progress
-      best.safetensors    the weights with the smallest validation error, as a surrogate
+      best.safetensors    the weights to keep, as a surrogate: those with the smallest validation error,
+                        or the last (keep: last, and wherever there are no validation samples)
 
 Every file is written under another name and renamed, so that a kill leaves the old or the new one.
 """
@@ -87,7 +88,7 @@ def read_checkpoint(folder: Path, surrogate: Surrogate, optimizer: torch.optim.O
     now = describe(surrogate)
     for name, old, new in [
         *((key, before.get(key), settings.get(key)) for key in sorted({*before, *settings})),
-        *((key, described.get(key), now[key]) for key in ("model", "domain", "inputs", "outputs", "normalization", "training_shape")),
+        *((key, described.get(key), now[key]) for key in sorted(now, key=lambda key: "normalization" in key) if key != "notes"),
     ]:
         if old != new:
             raise ValueError(
@@ -98,6 +99,7 @@ def read_checkpoint(folder: Path, surrogate: Surrogate, optimizer: torch.optim.O
         for name, value in model_tensors(surrogate.model).items():
             state[name.removeprefix("model.")].copy_(_matching(tensors, name, value, path))
     _fill_optimizer(optimizer, tensors)
+    surrogate.notes |= described.get("notes", {})
     return progress
 
 

@@ -22,6 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
     if source.is_dir():
         if not (source / "config.yaml").is_file():
             raise ValueError(f"{source} is not a run folder (it holds no config.yaml); give a configuration, or a run to go on with")
+        if any(override.startswith("run_dir=") for override in arguments.overrides):
+            raise ValueError(f"{source} is a run, and goes on in its own folder; leave out run_dir, or give a configuration")
         source, resume = source / "config.yaml", True
     elif not source.exists():
         raise ValueError(f"there is no configuration {source}; check the name")
@@ -31,7 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"{arguments.config} holds your own model {config.model.name}, and a run folder never names code to run; "
             "resume with the configuration you wrote: opkernels train CONFIG --resume"
         )
-    if not config.run_dir:
+    if Path(arguments.config).is_dir():  # wherever it was made, moved or copied to
+        config = dataclasses.replace(config, run_dir=str(Path(arguments.config)))
+    elif not config.run_dir:
         config = dataclasses.replace(config, run_dir=str(Path("runs") / source.stem))
     train(config, base=source.parent, resume=resume, quiet=arguments.quiet)
 
@@ -67,6 +71,10 @@ def train(config: Config, *, base: Path | str = ".", resume: bool = False, quiet
     t, data = config.training, config.data
     root = Path(config.run_dir)
     folders = [root if len(t.seeds) == 1 else root / f"seed-{seed}" for seed in t.seeds]
+    if len(folders) > 1 and (root / LAST).exists():
+        raise ValueError(f"{root} already holds a run of one seed; choose another folder for several with run_dir=NAME")
+    if len(folders) == 1 and any(root.glob(f"seed-*/{LAST}")):
+        raise ValueError(f"{root} already holds the runs of several seeds; choose another folder for one with run_dir=NAME")
     for folder in folders:
         if (folder / LAST).exists() and not resume:
             raise ValueError(f"{folder} already holds a run; add --resume to go on with it, or choose another folder with run_dir=NAME")
@@ -129,11 +137,11 @@ def _keep(config: Config, folder: Path, seed: int, base: Path | str) -> None:
 
 def _report(found: list[tuple[int, Path, dict]]) -> None:
     for seed, folder, notes in found:
-        error = notes.get("validation", math.nan)
-        print(f"seed {seed}: validation error {error:.4g} (epoch {notes.get('best_epoch', '?')} of {notes['epochs']}), in {folder}")
+        what = f"validation error {notes['validation']:.4g}" if "validation" in notes else f"training loss {notes['training_loss']:.4g}"
+        print(f"seed {seed}: {what} (epoch {notes['kept_epoch']} of {notes['epochs']}), in {folder}")
     errors = [notes["validation"] for _, _, notes in found if "validation" in notes]
     if len(errors) > 1:
         mean = sum(errors) / len(errors)
         spread = math.sqrt(sum((e - mean) ** 2 for e in errors) / (len(errors) - 1))
         print(f"{len(errors)} seeds: {mean:.4g} +- {spread:.2g}")
-    print(f"next: opkernels evaluate {found[0][1]}")
+    print(f"next: opkernels evaluate {found[0][1] if len(found) == 1 else found[0][1].parent}")

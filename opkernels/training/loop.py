@@ -89,7 +89,7 @@ def fit(
     Returns
     -------
     Surrogate
-        With the best weights (by validation error), or the last.
+        With the best weights (by validation error), or the last (``keep="last"``, or without validation).
 
     Raises
     ------
@@ -134,7 +134,9 @@ def fit(
         )
         settings = {"batch_size": batch_size, "lr": lr, "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", "own")}
         settings |= {"regime": vars(prepared.regime), "precision": precision, "seed": seed, "epochs": epochs}
-        settings |= {key: getattr(options, key) for key in ("weight_decay", "schedule", "warmup", "gradient_clip", "patience", "shifts")}
+        settings |= {
+            key: getattr(options, key) for key in ("weight_decay", "schedule", "warmup", "gradient_clip", "patience", "shifts", "keep")
+        }
         criterion = loss_by_name(loss) if isinstance(loss, str) else loss
         prepared.surrogate.notes |= {"seed": seed, "epochs": epochs, "regime": prepared.regime.kind, "loss": settings["loss"]}
         run = Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)

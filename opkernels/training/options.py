@@ -33,7 +33,9 @@ class Options:
         Shift every batch at random along the periodic axes: right only where the problem does not
         depend on the position.
     keep : {"best", "last"}
-        Which weights the surrogate gets: those of the smallest validation error, or the last.
+        Which weights the surrogate gets, here and on disk: those of the smallest validation error, or
+        the last. Without validation samples always the last: training losses of a curriculum rise with
+        its length, and those with noise or dropout are no measure.
     checkpoint_every : int
         Epochs between checkpoints.
     log : sequence of str

@@ -66,6 +66,7 @@ class Run:
         self.best: dict[str, Tensor] | None = None
         self.pending: list[tuple[int, np.ndarray, Tensor, Tensor]] = []  # losses not looked at yet
         self.interrupted = False
+        self.keeps_last = options.keep == "last" or prepared.validation is None
         counts = [prepared.train.count(self._offsets(e)) for e in range(epochs)]
         self.total_steps = sum(math.ceil(n / batch_size) for n in counts)
 
@@ -173,7 +174,11 @@ class Run:
         for (step, samples, _, finite), value in zip(self.pending, values.tolist(), strict=True):
             if not math.isfinite(value):
                 bad = samples[~finite.cpu().numpy()]
-                where = f"the prediction for sample {bad[0]} is not finite" if len(bad) else "the predictions are finite"
+                where = (
+                    f"the prediction for sample {self.prepared.train.number(bad[0])} is not finite"
+                    if len(bad)
+                    else "the predictions are finite"
+                )
                 cause = "the learning rate is too large, or a sample is an outlier"
                 cause += " (or float16 overflows: try bfloat16)" if self.autocast is torch.float16 else ""
                 kept = f"; the last checkpoint in {self.folder} stays" if self.folder else ""
@@ -203,15 +208,18 @@ class Run:
         return total / n
 
     def _finish_epoch(self, row: dict) -> None:
-        """Keep the best weights, write the checkpoint, decide whether to go on."""
+        """Keep the weights where they are the best or the last is wanted, write the checkpoint, decide whether to go on."""
         now = self.progress
         judged = row["loss"] if row["validation"] is None else row["validation"]
         if not math.isfinite(judged):
-            raise ValueError(f"the validation error is not finite after epoch {now.epoch}; lower lr, or look for outliers in the data")
+            what = "training loss" if row["validation"] is None else "validation error"
+            raise ValueError(f"the {what} is not finite after epoch {now.epoch}; lower lr, or look for outliers in the data")
         if judged < now.best:
             now.best, now.best_epoch = judged, now.epoch
-            self.surrogate.notes |= {"best_epoch": now.epoch, "validation": judged}
-            self._keep_best()
+        if now.best_epoch == now.epoch or self.keeps_last:
+            measure = "training_loss" if row["validation"] is None else "validation"
+            self.surrogate.notes |= {"kept_epoch": now.epoch, measure: judged}
+            self._keep_weights()
         if now.epoch >= self.epochs:
             now.stopped = "finished"
         elif self.options.patience is not None and now.epoch - now.best_epoch >= self.options.patience:
@@ -220,7 +228,9 @@ class Run:
             self._checkpoint()
         self._stop_if_asked()
 
-    def _keep_best(self) -> None:
+    def _keep_weights(self) -> None:
+        if self.folder is None and self.keeps_last:
+            return
         if self.folder is None:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
         elif self.group.rank == 0:
@@ -234,7 +244,7 @@ class Run:
     def _take_weights(self) -> None:
         """Give the surrogate the best weights, or leave the last."""
         self.group.wait()
-        if self.options.keep == "last":
+        if self.keeps_last:
             return
         if self.folder is not None:
             tensors, header = read_tensors(self.folder / BEST)

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,20 @@ def test_a_run_interrupted_by_hand_goes_on(place, monkeypatch, capsys, same_weig
     same_weights(read_tensors("runs/waves/last.safetensors")[0], read_tensors("whole/last.safetensors")[0])
 
 
+def test_a_run_goes_on_in_the_folder_that_was_named(place, monkeypatch, capsys):
+    assert main(["train", "c.yaml", "--quiet"]) == 0
+    shutil.copytree("runs/waves", "copy")
+    before = snapshot(place / "runs")
+    (place / "copy" / "last.safetensors").unlink()  # so that there is something to do
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert main(["train", "../copy", "--resume"]) == 0
+    assert "in ../copy" in capsys.readouterr().out and (place / "copy" / "last.safetensors").is_file()
+    assert not list((place / "elsewhere").iterdir()) and snapshot(place / "runs") == before
+    assert main(["train", "../copy", "run_dir=other"]) == 2
+    assert "goes on in its own folder" in capsys.readouterr().err
+
+
 def test_several_seeds_give_several_runs_and_their_spread(place, capsys):
     assert main(["train", "c.yaml", "training.seeds=[3, 4]", "training.epochs=1"]) == 0
     assert "2 seeds:" in capsys.readouterr().out
@@ -116,6 +131,37 @@ def test_resolution_samples_fields_and_parameters_are_those_of_the_configuration
     assert surrogate.outputs == ("v",) and surrogate.training_shape == (8, 8) and surrogate.parameter_names == ("c",)
     assert main(["train", "c.yaml", "data.path=two.nc", "data.parameters=[]", "training.bundle=2", "run_dir=b", "--quiet"]) == 0
     assert ok.load("b").bundle == 2 and ok.load("b").parameter_names == ()
+
+
+def test_one_seed_and_several_do_not_share_a_folder(place, capsys):
+    assert main(["train", "c.yaml", "training.epochs=1", "run_dir=one", "--quiet"]) == 0
+    assert main(["train", "c.yaml", "training.epochs=1", "run_dir=two", "training.seeds=[0, 1]"]) == 0
+    assert "next: opkernels evaluate two\n" in capsys.readouterr().out
+    before = snapshot(place)
+    for resume in ([], ["--resume"]):
+        assert main(["train", "c.yaml", "run_dir=one", "training.seeds=[0, 1]", *resume]) == 2
+        assert "one already holds a run of one seed" in capsys.readouterr().err
+        assert main(["train", "c.yaml", "run_dir=two", *resume]) == 2
+        assert "two already holds the runs of several seeds" in capsys.readouterr().err
+    assert snapshot(place) == before
+
+
+def test_a_finished_run_is_told_again_and_keeps_its_settings(place, capsys):
+    assert main(["train", "c.yaml", "training.keep=last"]) == 0
+    told = capsys.readouterr().out
+    before = snapshot(place)
+    assert main(["train", "runs/waves"]) == 0
+    assert capsys.readouterr().out == told and "(epoch 2 of 2)" in told
+    for change, name in (("training.keep=best", "keep"), ("training.target=state", "target")):
+        assert main(["train", "runs/waves", change]) == 2
+        assert f"another {name}" in capsys.readouterr().err
+        assert snapshot(place)[Path("runs/waves/config.yaml")] == before[Path("runs/waves/config.yaml")]
+
+
+def test_without_validation_the_training_loss_is_told(place, capsys):
+    assert main(["train", "c.yaml", "data.split={train: 1.0, validation: 0, test: 0}"]) == 0
+    out = capsys.readouterr().out
+    assert "seed 0: training loss" in out and "(epoch 2 of 2)" in out and "validation" not in out
 
 
 def test_data_are_generated_where_there_are_none(place):

@@ -205,15 +205,109 @@ def test_best_weights_are_kept_and_early_stop_ends_the_run(tmp_path, waves, fno)
     wild = Options(schedule="constant", warmup=0.0, patience=2, gradient_clip=None)
     for folder in (None, tmp_path / "r"):
         s = fit(fno(data), data, epochs=50, lr=0.3, run_dir=folder, quiet=True, options=wild)
-        assert s.notes["best_epoch"] < 50
+        assert s.notes["kept_epoch"] < 50
     rows = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     errors = [r["validation"] for r in rows]
     best = int(np.argmin(errors)) + 1
-    assert len(rows) == best + 2 < 50 and s.notes == s.notes | {"best_epoch": best, "validation": min(errors)}
+    assert len(rows) == best + 2 < 50 and s.notes == s.notes | {"kept_epoch": best, "validation": min(errors)}
     _, held = split_samples(8, (0.9, 0.1))
     x = data.select(held)
     windows = torch.stack([x.read(steps=[t, t + 1])[:, :, 0] for t in range(2)]).flatten(0, 1)
     assert float(ok.rel_l2(s.predict(windows[:, :1]), windows[:, 1:])) == pytest.approx(min(errors), rel=1e-4)
+
+
+def test_the_last_weights_are_kept_on_disk_where_asked_for_and_without_validation(tmp_path, waves, fno, same_weights):
+    from opkernels.storage import read_tensors
+
+    data = waves(samples=8, n_times=4, shape=(8,))
+    cases = [
+        ("asked", {"options": Options(keep="last", schedule="constant", warmup=0.0), "lr": 0.3, "validation": 0.2}),
+        ("curriculum", {"regime": Regime("unrolled", 3, curriculum=1.0), "lr": 1e-4, "validation": 0.0}),
+    ]
+    for name, options in cases:
+        s = fit(fno(data), data, epochs=3, run_dir=tmp_path / name, quiet=True, **options)
+        losses = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        judged = [row["loss"] if row["validation"] is None else row["validation"] for row in losses]
+        assert judged[-1] > min(judged), "so that the best are not the last"
+        last = {k.removeprefix("model."): v for k, v in read_tensors(tmp_path / name / LAST)[0].items() if k.startswith("model.")}
+        same_weights(ok.load(tmp_path / name).model.state_dict(), last)
+        same_weights(dict(s.model.state_dict()), last)
+        assert s.notes["kept_epoch"] == ok.load(tmp_path / name).notes["kept_epoch"] == 3
+        assert s.notes["training_loss" if name == "curriculum" else "validation"] == judged[-1]
+        in_memory = fit(fno(data), data, epochs=3, quiet=True, **options)
+        same_weights(dict(in_memory.model.state_dict()), last)
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_samples_are_named_by_their_number_in_the_dataset(waves, fno, limit):
+    data = waves(samples=10, n_times=3, shape=(8,))
+    train, _ = split_samples(10, (0.7, 0.3))
+    sample = next(int(row) for i, row in enumerate(train) if row != i)
+    u = data.fields["u"][:].copy()
+    u[sample, 1, 3] = np.nan
+    bad = ok.Trajectories.from_arrays({"u": u}, data.domain, times=data.times)
+    with pytest.raises(ValueError, match=rf"not finite in field u of sample {sample} at step 1"):
+        fit(fno(data), bad, validation=0.3, quiet=True, options=Options(memory=limit))
+
+    class Poisoned(nn.Module):  # not a number where it meets one state
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            y = self.w * x
+            hit = (x - (float(loud[0, 0]) - self.mean) / self.std).abs()[:, :, :1] < 1e-6
+            return torch.where(hit & torch.tensor(self.training), y / 0 * 0, y)
+
+    loud = data.fields["u"][sample]
+    model = Poisoned()
+    rows = data.fields["u"][:][train]
+    model.mean, model.std = float(rows.mean()), float(rows.std())
+    with pytest.raises(ValueError, match=rf"the prediction for sample {sample} is not finite"):
+        fit(model, data, validation=0.3, epochs=1, quiet=True)
+
+
+def test_noise_is_a_share_of_each_fields_standard_deviation(waves):
+    data = waves(samples=40, n_times=3, shape=(32,), names=("u", "v"))
+    loud = ok.Trajectories.from_arrays({"u": data.fields["u"][:] * 300, "v": data.fields["v"][:] / 50 + 7}, data.domain, times=data.times)
+
+    class Listening(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.heard = nn.Parameter(torch.ones(1)), []
+
+        def forward(self, x):
+            self.heard += [x.detach().clone()] if self.training else []
+            return self.w * x
+
+    heard = []
+    for noise in (0.0, 0.1):
+        model = Listening()
+        fit(model, loud, epochs=1, batch_size=100, validation=0.0, regime=Regime(noise=noise), quiet=True)
+        heard.append(model.heard[0])
+    drawn = heard[1] - heard[0]
+    assert drawn.std(dim=(0, 2)).tolist() == pytest.approx([0.1, 0.1], rel=0.05), "normalized fields have a standard deviation of 1"
+
+
+def test_whatever_a_users_model_raises_is_one_sentence(waves):
+    data = waves(samples=6, n_times=3, shape=(8,))
+
+    class Raising(nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.w, self.error = nn.Parameter(torch.ones(1)), error
+
+        def forward(self, x):
+            raise self.error
+
+    for error, message in (
+        (KeyError("mask"), "KeyError: 'mask'"),
+        (AttributeError("no such"), "AttributeError: no such"),
+        (AssertionError(), "AssertionError$"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+    ):
+        with pytest.raises(ValueError, match=r"the model does not take the input \(1, 1, 8\) \(u\): " + message):
+            fit(Raising(error), data, quiet=True)
 
 
 def test_early_learning_rate_explosion_names_step_sample_and_cause(tmp_path, waves):
@@ -303,6 +397,8 @@ def test_an_existing_run_is_not_overwritten(tmp_path, waves, fno):
         ({"lr": 5e-3}, "another lr"),
         ({"seed": 1}, "another seed"),
         ({"regime": Regime(noise=0.1)}, "another regime"),
+        ({"options": Options(target="state")}, "another target"),
+        ({"options": Options(keep="last")}, "another keep"),
         ({"inputs": ["u"], "model": fno(data, hidden_channels=9)}, "another model"),
     ):
         model = change.pop("model", None) or fno(data)
