@@ -30,7 +30,7 @@ from torch import Tensor
 
 from opkernels.domains import Axis, Grid, table
 
-__all__ = ["interpolate", "resample"]
+__all__ = ["interpolate", "project", "resample"]
 
 _MATRIX_LIMIT = 512 * 512  # entries up to which a matrix beats (and is kept in the cache of) an FFT
 
@@ -84,8 +84,9 @@ def resample(x: Tensor, source: Grid, target: Grid | tuple[int, ...]) -> Tensor:
     with torch.autocast(x.device.type, enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext():
         y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         axes = list(zip(source.domain.axes, source.shape, target.domain.axes, target.shape, strict=True))
-        # Coarsening axes first: the rest then works on less data.
-        for a in sorted(range(len(axes)), key=lambda a: axes[a][3] / axes[a][1]):
+        # Coarsening axes first: the rest then works on less data. Symbolic sizes cannot be sorted.
+        order = range(len(axes)) if torch.compiler.is_compiling() else sorted(range(len(axes)), key=lambda a: axes[a][3] / axes[a][1])
+        for a in order:
             y = _resample_axis(y, a - len(axes), *axes[a])
         return y.to(x.dtype)
 
@@ -124,13 +125,18 @@ def _transfer(source: Axis, n: int, target: Axis, m: int, device) -> Tensor:
         return _fourier(source, n, target, m).to(device)
     if m >= n:
         return interpolate(source, n, target.coordinates(m, dtype=torch.float64)).to(device)
-    # Least squares through the interpolant of the coarse samples, min_c sum w (P c - f)^2. The kinds
-    # of points agree, so the normal equations are well conditioned (below 10^4).
-    x = target.coordinates(n, dtype=torch.float64)
-    p = interpolate(target, m, x)
-    weighted = p.T * target.weights(n, dtype=torch.float64)
-    fit = torch.linalg.solve(weighted @ p, weighted)
-    return (fit if source.points == target.points else fit @ interpolate(source, n, x)).to(device)
+    fit = project(target, n, m)
+    if source.points != target.points:
+        fit = fit @ interpolate(source, n, target.coordinates(n, dtype=torch.float64))
+    return fit.to(device)
+
+
+def project(axis: Axis, n: int, m: int) -> Tensor:
+    """Matrix (m, n) from n samples of a wall axis to the m <= n whose interpolant fits them best in the mean square."""
+    # min_c sum w (P c - f)^2; the kinds of points agree, so the normal equations are well conditioned (below 10^4).
+    p = interpolate(axis, m, axis.coordinates(n, dtype=torch.float64))
+    weighted = p.T * axis.weights(n, dtype=torch.float64)
+    return torch.linalg.solve(weighted @ p, weighted)
 
 
 def _fourier(source: Axis, n: int, target: Axis, m: int) -> Tensor:

@@ -9,20 +9,23 @@ leaves each wall with the value and the slope that the function has there (odd r
 from one end to the other smoothly. Values between samples and at walls come from the interpolant of
 `opkernels.resample`. The length is physical: the continued function is the same on every grid, up to O(h^4).
 
+Exported with dynamic sizes, padded models need ``torch.export.Dim.AUTO``: which sizes fit has no formula that a `Dim` with a
+range would accept.
+
 The period must hold a whole number of samples: n (L + p)/L. Where it does not, the function is first resampled to the next
 n that fits, and back after cropping.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
-from opkernels.resample import interpolate, resample
+from opkernels.resample import interpolate, project
 
 __all__ = ["DomainPadding"]
 
@@ -60,7 +63,7 @@ class DomainPadding:
             if not fraction:
                 continue
             axis = axes[a]
-            y = _extended(y, a + 1, axis, fraction)
+            y = _times(y, a + 1, _extension, axis, y.shape[a + 1], fraction)
             upper = axis.upper + float(fraction) * axis.length
             axes[a] = Axis(axis.lower, upper, periodic=True, points=axis.points, name=axis.name)
             shape[a] = y.shape[a + 1]
@@ -68,20 +71,22 @@ class DomainPadding:
 
     def crop(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the function on the original `grid` again."""
-        shape = [_fitting(n, fraction) for n, fraction in zip(grid.shape, self.fractions, strict=True)]
-        for a, n in enumerate(shape):
-            x = x.narrow(a + 2, 0, n)
-        return resample(x, grid.domain.grid(*shape), grid)
+        y = x.movedim(1, -1)
+        for a, (axis, n, fraction) in enumerate(zip(grid.domain.axes, grid.shape, self.fractions, strict=True)):
+            if fraction:
+                m = _fitting(n, fraction)
+                y = y.narrow(a + 1, 0, m)
+                y = y if _same(n, m) else _times(y, a + 1, _cropping, axis, m, n)
+        return y.movedim(-1, 1)
 
 
-def _extended(y: Tensor, dim: int, axis: Axis, fraction: Fraction) -> Tensor:
-    """Continue y (B, *spatial, C) along `dim`."""
-    before, after, n = y.shape[:dim], y.shape[dim + 1 :], y.shape[dim]
+def _times(y: Tensor, dim: int, build: Callable[..., Tensor], *key) -> Tensor:
+    """Multiply y (B, *spatial, C) along `dim` by the matrix that a table builds."""
+    after = y.shape[dim + 1 :]
     with torch.autocast(y.device.type, enabled=False):
         u = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
-        matrix = _extension(axis, n, fraction, device=u.device, dtype=u.dtype)
-        z = torch.matmul(matrix, u.reshape(before.numel(), n, after.numel()))
-        return z.view(*before, len(matrix), *after).to(y.dtype)
+        z = torch.matmul(build(*key, device=u.device, dtype=u.dtype), u.flatten(dim + 1).flatten(0, dim - 1))
+        return z.unflatten(0, y.shape[:dim]).unflatten(dim + 1, after).to(y.dtype)
 
 
 def _fraction(axis: Axis, length: float) -> Fraction:
@@ -100,18 +105,29 @@ def _fitting(n: int, fraction: Fraction) -> int:
     return -(-n // fraction.denominator) * fraction.denominator
 
 
+def _same(n: int, m: int) -> bool:
+    """Whether no resampling is needed; never so in an exported program, which must serve every size."""
+    return not torch.compiler.is_exporting() and n == m
+
+
+@table
+def _cropping(axis: Axis, m: int, n: int, device) -> Tensor:
+    """Matrix (n, m) back from the size that fits."""
+    return project(axis, m, n).to(device)
+
+
 @table
 def _extension(axis: Axis, n: int, fraction: Fraction, device) -> Tensor:
     """Matrix (m (1 + p/L), n) from n samples to those of the continued function, m the size that fits."""
     m = _fitting(n, fraction)
     p = float(fraction) * axis.length
     inside = axis.coordinates(m, dtype=torch.float64)
-    outside = (torch.arange(int(m * fraction), dtype=torch.float64) + axis.offset) * axis.length / m
+    outside = (torch.arange(m * fraction.numerator // fraction.denominator, dtype=torch.float64) + axis.offset) * axis.length / m
     s = outside / p
     walls = torch.tensor([axis.lower, axis.upper], dtype=torch.float64)
     lower, upper = interpolate(axis, n, walls)
     h = (s**3 * (10 - 15 * s + 6 * s**2))[:, None]
     down = 2 * upper - interpolate(axis, n, axis.upper - outside)
     up = 2 * lower - interpolate(axis, n, axis.lower + p - outside)
-    kept = torch.eye(n, dtype=torch.float64) if m == n else interpolate(axis, n, inside)
+    kept = torch.eye(n, dtype=torch.float64) if _same(n, m) else interpolate(axis, n, inside)
     return torch.cat([kept, (1 - h) * down + h * up]).to(device)
