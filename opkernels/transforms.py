@@ -34,16 +34,17 @@ References: Li et al., "Fourier Neural Operator for Parametric PDEs", ICLR 2021,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
 
-__all__ = ["Basis", "Fourier", "Modes", "analyze", "prefers_matmul", "synthesize"]
+__all__ = ["Basis", "Fourier", "Modes", "analyze", "checked_modes", "prefers_matmul", "synthesize"]
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Modes:
     @classmethod
     def symmetric(cls, n_modes: Sequence[int]) -> Modes:
         """Return |k| <= (n_modes - 1)//2 on every axis: this package's rule."""
-        n_modes = _checked_modes(n_modes)
+        n_modes = checked_modes(n_modes)
         top = tuple((m - 1) // 2 for m in n_modes)
         return cls((*(-k for k in top[:-1]), 0), top)
 
     @classmethod
     def neuraloperator(cls, n_modes: Sequence[int], *, nyquist: bool = True) -> Modes:
         """Return -(m//2) .. m - 1 - m//2 on leading axes and 0 .. m//2 on the last: neuraloperator's rule."""
-        n_modes = _checked_modes(n_modes)
+        n_modes = checked_modes(n_modes)
         lower = tuple(-(m // 2) for m in n_modes[:-1])
         return cls((*lower, 0), (*(m - 1 - m // 2 for m in n_modes[:-1]), n_modes[-1] // 2), nyquist)
 
@@ -93,11 +94,12 @@ class Modes:
         return tuple(max(-a, b) for a, b in zip(self.lower, self.upper, strict=True))
 
 
-def _checked_modes(n_modes: Sequence[int]) -> tuple[int, ...]:
-    modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
-    if not modes or not all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in modes):
+def checked_modes(n_modes: Sequence[int] | int) -> tuple[int, ...]:
+    """Return the numbers of modes as a tuple of int; refuse what is not one whole number of at least 1 per axis."""
+    modes = tuple(n_modes) if isinstance(n_modes, Iterable) else (n_modes,)
+    if not modes or not all(isinstance(m, (int, np.integer)) and not isinstance(m, bool) and m >= 1 for m in modes):
         raise ValueError(f"got n_modes={n_modes!r}; give one whole number of at least 1 per axis")
-    return modes
+    return tuple(int(m) for m in modes)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Fourier:
         Index 0 of the second axis is the real, 1 the imaginary part. Wave numbers that the grid does not carry
         (2|k| >= n) are zero. Any memory layout is taken; channels first and channels last need no copy.
         """
-        if not prefers_matmul(self.modes, x.device, x.requires_grad and torch.is_grad_enabled()):
+        if not torch.compiler.is_exporting() and not prefers_matmul(self.modes, x.device, x.requires_grad and torch.is_grad_enabled()):
             return self._analyze_fft(x, grid)
         return self._analyze_matmul(x, grid)
 
@@ -151,7 +153,7 @@ class Fourier:
 
         `channels_last` chooses the memory layout of the result, not its shape.
         """
-        if not prefers_matmul(self.modes, z.device, z.requires_grad and torch.is_grad_enabled()):
+        if not torch.compiler.is_exporting() and not prefers_matmul(self.modes, z.device, z.requires_grad and torch.is_grad_enabled()):
             return self._synthesize_fft(z, grid, channels_last)
         return self._synthesize_matmul(z, grid, channels_last)
 
@@ -228,6 +230,8 @@ def prefers_matmul(modes: Modes, device: torch.device, grad: bool) -> bool:
 
     and 3.3, 4.3 for 24 modes on 32^3. It falls as 1/K and depends little on the grid, so that only K enters: the
     products win up to about K = 60, with a gradient up to K = 75 (extrapolated). Nothing was measured on a GPU.
+
+    Exported programs take the products always: which rows an FFT keeps would fix their sizes.
     """
     if _tensor_float(device):
         return False  # TF32 products would cost the tables three digits; FFTs keep float32
@@ -340,7 +344,7 @@ class Basis:
     def __post_init__(self):
         if self.kind not in _FUNCTIONS:
             raise ValueError(f"Basis got kind={self.kind!r}; choose one of {', '.join(_FUNCTIONS)}")
-        _checked_modes(self.n_modes)
+        checked_modes(self.n_modes)
 
     @classmethod
     def of(cls, axis: Axis, n_modes: int) -> Basis:

@@ -135,7 +135,7 @@ class SpectralConv(nn.Module):
         Raises
         ------
         ValueError
-            If the grid has another rank or shape than `x`, or axes at endpoint or gauss points.
+            If the grid has another rank or shape than `x`, or axes at endpoint or gauss points, or if `x` is not floating point.
         """
         self._check(x, grid)
         target = grid if output_shape is None else grid.domain.grid(*output_shape)
@@ -160,6 +160,8 @@ class SpectralConv(nn.Module):
             raise ValueError(
                 f"SpectralConv got x of shape {tuple(x.shape)}; expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
             )
+        if not x.is_floating_point():
+            raise ValueError(f"SpectralConv got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")
         grid.domain.require_fft("SpectralConv")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opkernels.layers.factorizations import CPWeight, Rank, TTWeight, TuckerWeight, dense_product, factorized_weight
@@ -63,7 +64,9 @@ class FactorizedWeight(nn.Module):
 
     def _may_keep(self) -> bool:
         learning = torch.is_grad_enabled() and any(p.requires_grad for p in self.tensor.parameters())
-        return not (self.training or learning or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None)
+        if self.training or learning or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+            return False
+        return not any(is_functorch_wrapped_tensor(p) for p in self.tensor.parameters())  # vmap: no storage to go by
 
     def _dense(self, dtype: torch.dtype) -> Tensor:
         state = (dtype, *((p.data_ptr(), p._version, p.device) for p in self.tensor.parameters()))

@@ -16,6 +16,12 @@ from opkernels.transforms import Fourier, Modes
 TORUS = Domain.periodic(1.0, 2.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_refuses_what_is_not_floating_point(dtype):
+    with pytest.raises(ValueError, match=f"got x of dtype {dtype}; give real floating-point samples"):
+        SpectralConv(1, 1, (4, 4))(torch.ones(1, 1, 8, 8).to(dtype), TORUS.grid(8, 8))
+
+
 @pytest.mark.parametrize("shape, n_modes", [((40,), (12,)), ((32, 33), (12, 10)), ((16, 14, 15), (8, 6, 4))])
 def test_equals_neuraloperator_with_its_rows(shape, n_modes):
     with warnings.catch_warnings():

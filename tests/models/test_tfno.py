@@ -199,3 +199,16 @@ def test_tensorize_reports_the_error_it_makes():
 def test_bad_input_is_refused_in_one_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         tfno(**options)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_ensemble_under_vmap_in_evaluation(joint):
+    nets = [tfno(joint=joint).eval() for _ in range(2)]
+    with torch.no_grad():
+        for p in nets[1].parameters():
+            p.add_(0.1)
+        parameters, buffers = torch.func.stack_module_state(nets)
+        base = tfno(joint=joint).eval()
+        x = torch.randn(2, 2, 12, 10)
+        together = torch.func.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(parameters, buffers)
+        torch.testing.assert_close(together, torch.stack([net(x) for net in nets]), rtol=1e-4, atol=1e-5)
