@@ -38,6 +38,8 @@ _PLANS: dict[int, tuple[int, int, list[Shape]]] = {
 _ORDER_SIZES = (32, 48, 64, 96, 128)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def certify(
     module: nn.Module,
     domain: Domain,
@@ -64,7 +66,8 @@ def certify(
     in_channels : int
         Channels of the input.
     shapes : sequence of shapes, optional
-        Grids to compare with the reference; by default those of the contract (64 to 128 per axis,
+        Grids to compare with the reference, one of them of 64 samples per axis or more (3-D: 22; smaller
+        ones are reported only); by default those of the contract (64 to 128 per axis,
         unequal and odd ones among them; in 3-D 16 to 48).
     dtype : torch.float64 or torch.float32
         Precision of the test. Modules that fix a precision inside pass only in float32.
@@ -112,7 +115,9 @@ def certify(
     >>> report.passed
     True
     """
-    _check(domain, dtype, tolerance, order)
+    _check(module, domain, dtype, tolerance, order)
+    if shapes is not None and not len(shapes):
+        raise ValueError("certify got no shapes; give some, or None for the default ones")
     k_max, finest, default = _PLANS[domain.ndim]
     shapes = default if shapes is None else [domain.grid(shape).shape for shape in shapes]
     chain = [(n,) * domain.ndim for n in _ORDER_SIZES] if order is not None else []
@@ -137,6 +142,10 @@ def certify(
         for s, e in errors.items()
         if allowed[s] is not None and not e <= allowed[s]
     ]
+    if all(limit is None for limit in allowed.values()):
+        findings.append(f"no grid was judged; give shapes of at least {math.ceil(62 * k_max / 3)} samples per axis")
+    if not _responds(probe, domain.grid(smallest), in_channels, seed):
+        findings.append("the output does not depend on the input")
     if tolerance is not None:
         findings += _rising(errors, size)
     if fitted is not None and not abs(fitted - order) <= 0.15:
@@ -175,7 +184,7 @@ class _Probe:
             parameter.requires_grad_(True)
         self.accepted = set(inspect.signature(module.forward).parameters)
         self.kind = {"dtype": dtype, "device": next((p.device for p in self.module.parameters()), torch.device("cpu"))}
-        self.options = {} if parameters is None else {"parameters": parameters.to(**self.kind)}
+        self.options = {} if parameters is None else {"parameters": parameters.to(**self.kind, copy=True)}
         self.function = function
 
     def call(self, x: Tensor, grid: Grid) -> Tensor:
@@ -195,7 +204,9 @@ class _Probe:
         return self.call(self.function(grid), grid).to("cpu", torch.float64)
 
 
-def _check(domain: Domain, dtype: torch.dtype, tolerance: float | None, order: float | None) -> None:
+def _check(module: nn.Module, domain: Domain, dtype: torch.dtype, tolerance: float | None, order: float | None) -> None:
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"certify got a {type(module).__name__} to examine; give a torch.nn.Module")
     if not isinstance(domain, Domain) or domain.ndim not in _PLANS:
         raise ValueError(f"certify got the domain {domain!r}; give a Domain of one to three axes")
     if dtype not in (torch.float64, torch.float32):
@@ -272,6 +283,16 @@ def _idle(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> tuple[tuple
         elif share > 0.1:
             dead[name] = share
     return tuple(unused), dead
+
+
+@torch.no_grad()
+def _responds(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> bool:
+    """Whether a second input changes the output beyond rounding."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    x = torch.randn(1, in_channels, *grid.shape, generator=generator, dtype=torch.float64)
+    y = probe.call(probe.function(grid), grid)
+    change = (probe.call(x, grid) - y).norm() / y.norm()
+    return bool(change > 100 * torch.finfo(y.dtype).eps)
 
 
 @torch.no_grad()

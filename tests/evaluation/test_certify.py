@@ -11,6 +11,7 @@ import opkernels as ok
 from opkernels import Axis, Domain
 from opkernels.evaluation.certify import _fit_order
 from opkernels.evaluation.probes import random_function, values_at
+from opkernels.models import FNO
 
 F64 = torch.float64
 TORUS = Domain.periodic(2.0, 3.0)
@@ -206,6 +207,8 @@ def test_the_fit_allows_for_the_error_of_the_reference():
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: ok.certify(Pointwise(), TORUS, 1, shapes=[]), "got no shapes"),
+        (lambda: ok.certify(lambda x: x, TORUS, 1), "certify got a function to examine; give a torch.nn.Module"),
         (lambda: ok.certify(Pointwise(), "torus", 1), "give a Domain of one to three axes"),
         (lambda: ok.certify(Pointwise(), TORUS, 1, dtype=torch.bfloat16), "choose torch.float64 or torch.float32"),
         (lambda: ok.certify(Pointwise(), TORUS, 1, order=2, tolerance=0.1), "both a tolerance and an order"),
@@ -218,3 +221,47 @@ def test_the_fit_allows_for_the_error_of_the_reference():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_run_that_judges_nothing_does_not_pass():
+    report = ok.certify(Pointwise(), Domain.periodic(1.0), 1, shapes=[(8,), (48,)])
+    assert not report.passed and report.findings == ("no grid was judged; give shapes of at least 62 samples per axis",)
+    assert not ok.certify(Pointwise(), Domain.periodic(1.0), 1, shapes=[(48,)], tolerance=0.1).passed
+    assert not ok.certify(Pointwise(), Domain.periodic(1.0, 1.0, 1.0), 1, shapes=[(20, 20, 20)]).passed
+
+
+def test_a_module_must_look_at_its_input():
+    class Deaf(nn.Module):
+        def forward(self, x, grid):
+            return torch.sin(2 * math.pi * grid.coordinates(x.device, x.dtype)[:1] / 2)[None]
+
+    report = ok.certify(Deaf(), TORUS, 1, shapes=QUICK)
+    assert not report.passed and report.findings == ("the output does not depend on the input",)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_runs_without_gradients_around_it(mode):
+    with mode():
+        module = nn.Sequential(nn.Conv1d(1, 4, 1), nn.Conv1d(4, 1, 1))
+        assert ok.certify(module, Domain.periodic(1.0), 1, shapes=[(64,)]).passed
+        model = FNO(Domain.periodic(1.0), 1, 1, n_modes=(8,), hidden_channels=4, n_layers=1, n_parameters=1)
+        assert ok.certify(model, Domain.periodic(1.0), 1, shapes=[(64,)], parameters=torch.ones(1, 1)).passed
+
+
+@pytest.mark.parametrize("error, passes", [(1e-3, False), (1e-4, False), (1e-5, True)])
+def test_float32_has_its_own_bound(error, passes):
+    class Drifting(nn.Module):
+        def forward(self, x):
+            return x * (1 + (error if x.shape[-1] < 256 else 0.0))
+
+    report = ok.certify(Drifting(), TORUS, 1, shapes=QUICK, dtype=torch.float32)
+    assert report.passed == passes and report.errors[64, 64] == pytest.approx(error, rel=0.3)  # relative to the spread, below the norm
+
+
+def test_instance_norm_is_an_operator_only_nearly():
+    """Statistics of single channels, some of which a coarse grid does not resolve, and biases that they remove."""
+    torch.manual_seed(0)
+    model = FNO(TORUS, 1, 1, n_modes=(8, 8), hidden_channels=8, n_layers=2, norm="instance_norm")
+    report = ok.certify(model, TORUS, 1, shapes=[(64, 64), (128, 128)])
+    assert 1e-7 < report.errors[64, 64] < 5e-3 and report.errors[128, 128] < 1e-4
+    assert "blocks.0.conv.bias" in report.unused
