@@ -99,6 +99,9 @@ class Axis:
             object.__setattr__(self, end, float(value))
         if self.lower >= self.upper:
             raise ValueError(f"Axis({self.lower:g}, {self.upper:g}) has length {self.length:g}; give upper > lower")
+        if not isinstance(self.periodic, (bool, np.bool_)):
+            raise ValueError(f"Axis got periodic={self.periodic!r}; give True or False")
+        object.__setattr__(self, "periodic", bool(self.periodic))
         if self.points not in POINTS:
             raise ValueError(f"Axis got points={self.points!r}; choose one of {', '.join(POINTS)}")
         if self.periodic and self.points in ("endpoint", "gauss"):
@@ -137,6 +140,8 @@ class Axis:
 
     def coarsened(self, n: int, factor: int) -> int:
         """Return the size whose spacing is factor times that of n samples; refuse if there is none."""
+        if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
+            raise ValueError(f"got the factor {factor!r} to coarsen by; give a whole number of at least 1")
         intervals = n - 1 if self.points == "endpoint" else n
         if intervals % factor:
             raise ValueError(f"axis {self.name or '?'} has {n} samples, which cannot be coarsened by {factor}")

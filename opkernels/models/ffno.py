@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from opkernels.domains import Domain
 from opkernels.layers.factorized_spectral import AxisSpectralConv
 from opkernels.models.backbone import Backbone, Block
+from opkernels.models.checks import check_size
 from opkernels.models.fno import mode_set
+from opkernels.transforms import checked_modes
 
 __all__ = ["FFNO"]
 
@@ -59,8 +61,10 @@ class FFNO(Backbone):
         domain_padding: float | Sequence[float] = 0,
         channel_mlp_expansion: float = 2,
     ):
+        check_size("FFNO", "hidden_channels", hidden_channels)
+        check_size("FFNO", "n_layers", n_layers)
         mode_set(domain, n_modes, "symmetric")
-        n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+        n_modes = checked_modes(n_modes)
         super().__init__(
             domain,
             in_channels,

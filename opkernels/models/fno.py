@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from opkernels.domains import Domain
 from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Backbone, Block
-from opkernels.transforms import Modes
+from opkernels.models.checks import check_domain, check_size
+from opkernels.transforms import Modes, checked_modes
 
 __all__ = ["FNO", "mode_set"]
 
@@ -41,8 +42,9 @@ def mode_set(domain: Domain, n_modes: Sequence[int] | int, rule: str) -> Modes:
         "symmetric": |k| <= (n_modes - 1)//2, and nothing that is not the same on every grid. The others keep
         neuraloperator's unpaired rows, with or without the Nyquist rows of grids of n_modes samples and fewer.
     """
+    check_domain("a model of spectral convolutions", domain)
     domain.require_fft("a model of spectral convolutions")
-    n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+    n_modes = checked_modes(n_modes)
     if len(n_modes) != domain.ndim:
         raise ValueError(f"got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
     if rule not in _MODE_RULES:
@@ -120,6 +122,8 @@ class FNO(Backbone):
         block: Block | Mapping = Block(),  # noqa: B008 frozen
         mode_rule: str = "symmetric",
     ):
+        check_size("FNO", "hidden_channels", hidden_channels)
+        check_size("FNO", "n_layers", n_layers)
         modes = mode_set(domain, n_modes, mode_rule)
         super().__init__(
             domain,

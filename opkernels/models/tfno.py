@@ -24,6 +24,7 @@ from opkernels.layers.factorizations import CPWeight, Rank, TTWeight, TuckerWeig
 from opkernels.layers.spectral import SpectralConv
 from opkernels.layers.tensorized import FactorizedWeight
 from opkernels.models.backbone import Backbone, Block
+from opkernels.models.checks import check_size
 from opkernels.models.fno import FNO, mode_set
 
 __all__ = ["TFNO", "tensorize"]
@@ -81,8 +82,8 @@ class TFNO(Backbone):
         block: Block | Mapping = Block(),  # noqa: B008 frozen
         mode_rule: str = "symmetric",
     ):
-        if min(hidden_channels, n_layers) < 1:
-            raise ValueError(f"TFNO got hidden_channels={hidden_channels} and n_layers={n_layers}; give 1 or more of each")
+        check_size("TFNO", "hidden_channels", hidden_channels)
+        check_size("TFNO", "n_layers", n_layers)
         modes = mode_set(domain, n_modes, mode_rule)
         std, shape = hidden_channels**-0.5, (hidden_channels, hidden_channels, *modes.shape)
         if joint:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opkernels.domains import Domain, Grid
+from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.resample import resample
 
 __all__ = ["UNet"]
@@ -78,6 +79,7 @@ class UNet(nn.Module):
         n_parameters: int = 0,
     ):
         super().__init__()
+        check_domain("UNet", domain)
         if domain.ndim not in _CONV:
             raise ValueError(f"UNet got a domain with {domain.ndim} axes; convolutions exist for one to three")
         for name, value, least in (
@@ -87,8 +89,7 @@ class UNet(nn.Module):
             ("n_layers", n_layers, 1),
             ("n_parameters", n_parameters, 0),
         ):
-            if value < least:
-                raise ValueError(f"UNet got {name}={value}; give {least} or more")
+            check_size("UNet", name, value, least)
         self.domain, self.in_channels, self.n_parameters = domain, in_channels, n_parameters
         widths = [hidden_channels * 2**level for level in range(n_layers)]
         self.down = nn.ModuleList(_Level(domain, a, b, n_parameters) for a, b in itertools.pairwise([in_channels, *widths]))
@@ -116,8 +117,9 @@ class UNet(nn.Module):
         ValueError
             If channels, spatial rank, grid or parameters do not fit.
         """
-        grid = self._grid_of(x, grid)
-        self._check_parameters(x, parameters)
+        check_input("UNet", "x", x, self.project.weight.dtype)
+        grid = grid_for("UNet", self.domain, self.in_channels, x, grid)
+        check_parameters("UNet", x, parameters, self.n_parameters)
         passed = []
         for level, block in enumerate(self.down):
             if level:
@@ -127,26 +129,7 @@ class UNet(nn.Module):
         for block, skip in zip(reversed(self.up), reversed(passed[:-1]), strict=True):
             x = block(torch.cat([skip, F.interpolate(x, size=skip.shape[2:])], dim=1), parameters)
         y = self.project(x)
-        return y if output_shape is None else resample(y, grid, tuple(output_shape))
-
-    def _grid_of(self, x: Tensor, grid: Grid | None) -> Grid:
-        own = self.domain.grid_of(x)
-        if x.shape[1] != self.in_channels:
-            raise ValueError(f"UNet got {x.shape[1]} channels in x of shape {tuple(x.shape)}; it was built for {self.in_channels}")
-        if grid is None:
-            return own
-        periodic = [axis.periodic for axis in self.domain.axes]
-        if grid.shape != own.shape or [axis.periodic for axis in grid.domain.axes] != periodic:
-            raise ValueError(
-                f"UNet got x of shape {tuple(x.shape)} with a grid of shape {grid.shape}; give the grid of x, with the same periodic axes"
-            )
-        return grid
-
-    def _check_parameters(self, x: Tensor, parameters: Tensor | None) -> None:
-        got = None if parameters is None else tuple(parameters.shape)
-        expected = (x.shape[0], self.n_parameters) if self.n_parameters else None
-        if got != expected:
-            raise ValueError(f"UNet got parameters of shape {got}; expected {expected} (batch, n_parameters)")
+        return y if output_shape is None else resample(y, grid, shape_for("UNet", output_shape, grid.ndim))
 
 
 class _Level(nn.Module):
