@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from opkernels.domains import Domain
 from opkernels.models import FNO, TFNO
 from opkernels.models.backbone import Block
+from opkernels.models.checks import check_domain
 
 __all__ = ["from_neuralop", "read_neuralop"]
 
@@ -104,6 +105,8 @@ def from_neuralop(model: nn.Module, domain: Domain, *, nyquist: bool = True) -> 
     >>> from neuralop.models import FNO as Theirs  # doctest: +SKIP
     >>> model = from_neuralop(Theirs((16, 16), 1, 1, 32), Domain.periodic(1.0, 1.0))  # doctest: +SKIP
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"got a {type(model).__name__}; from_neuralop takes a neuralop.models.FNO or TFNO")
     state = model.state_dict()
     given = state.pop("_metadata", None)
     if not isinstance(given, Mapping) or type(model).__name__ not in ("FNO", "TFNO"):
@@ -111,6 +114,13 @@ def from_neuralop(model: nn.Module, domain: Domain, *, nyquist: bool = True) -> 
     options = _Options.of(given, None)
     if tuple(model.n_modes) != options.n_modes:
         raise ValueError(f"the model was built with n_modes={options.n_modes} and set to {tuple(model.n_modes)} later; restore them first")
+    stored = (*options.n_modes[:-1], options.n_modes[-1] // 2 + 1)  # a convolution counts the halved axis as stored
+    for index, conv in enumerate(model.fno_blocks.convs):
+        if tuple(conv.n_modes) != stored:
+            raise ValueError(
+                f"convolution {index} of the model was built with n_modes={stored} and set to {tuple(conv.n_modes)} later; "
+                "restore them first"
+            )
     ours = _build(options, state, domain, nyquist).to(next(iter(state.values())).device)
     return ours.train(model.training)
 
@@ -230,6 +240,7 @@ def _activation_of(function: object) -> str:
 
 def _build(options: _Options, state: Mapping[str, Tensor], domain: Domain, nyquist: bool) -> FNO | TFNO:
     """Return our model with the weights of `state`."""
+    check_domain("from_neuralop", domain)
     d, width = len(options.n_modes), options.hidden_channels
     if domain.ndim != d:
         raise ValueError(

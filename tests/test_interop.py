@@ -224,6 +224,14 @@ def test_other_models_domains_and_files_are_refused_in_one_sentence(theirs, tmp_
     changed.n_modes = (4, 4)
     with pytest.raises(ValueError, match=r"set to \(4, 4\) later"):
         from_neuralop(changed, torus(model))
+    changed = build(theirs.FNO)
+    changed.fno_blocks.convs[1].n_modes = (4, 4)
+    with pytest.raises(ValueError, match=r"convolution 1 of the model was built with n_modes=\(8, 4\) and set to \(4, 3\) later"):
+        from_neuralop(changed, torus(model))
+    with pytest.raises(ValueError, match="got domain=None; give a Domain"):
+        from_neuralop(build(theirs.FNO), None)
+    with pytest.raises(ValueError, match="got a NoneType; from_neuralop takes"):
+        from_neuralop(None, torus(model))
     with pytest.raises(ValueError, match="there is no file"):
         read_neuralop(tmp_path / "none.pt", torus(model))
     (tmp_path / "text.pt").write_text("hello")
