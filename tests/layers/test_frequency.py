@@ -1,0 +1,109 @@
+"""FrequencyBlock: its formula, variance at the start, triangular mixing, low rank, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from opkernels.layers.channel_mlp import activation_named
+from opkernels.layers.frequency import SECOND_MOMENTS, ChannelMixing, FrequencyBlock, ModeMixing
+from opkernels.transforms import Basis
+
+BASES = [Basis("fourier", 7), Basis("cosine", 4), Basis("legendre", 3)]
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"rank": 2}, {"causal": True}, {"activation": "sin", "n_embedding": 3}])
+def test_the_block_is_its_formula(d, options):
+    torch.manual_seed(0)
+    block = FrequencyBlock(3, BASES[:d], **options).double()
+    z = torch.randn(2, 3, *[b.size for b in BASES[:d]], dtype=torch.float64)
+    embedding = torch.randn(2, 3, dtype=torch.float64)
+    mixing = block.channel_mixing
+    weight = mixing.weight if mixing.modes is None else torch.einsum("mr,rio->mio", mixing.modes, mixing.weight)
+    y = torch.einsum("bim,mio->bom", z.flatten(2), weight).view(z.shape)
+    if block.film is not None:
+        scale, shift = block.film(embedding)[(...,) + (None,) * d].chunk(2, 1)
+        y = (1 + scale) * y + shift
+    y = block.activation(y)
+    for a, matrix in enumerate(block.mode_mixing.matrices):
+        y = torch.einsum("cpk,bc...k->bc...p", matrix, y.movedim(2 + a, -1)).movedim(-1, 2 + a)
+    torch.testing.assert_close(block(z, embedding), z + y, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("sizes", [(31,), (16, 11), (8, 5, 7)])
+@pytest.mark.parametrize("kind", ["one per mode", "shared", "modes", "causal"])
+def test_the_start_multiplies_variance_by_the_gain(sizes, kind):
+    """The variance of n white samples is preserved by gain = n/m: in the mean over weights and inputs, within 0.05."""
+    torch.manual_seed(0)
+    bases = [Basis("cosine", m) for m in sizes]
+    count, samples = int(np.prod(sizes)), 4 * int(np.prod(sizes))
+    gain, channels = samples / count, 12
+    ratios = []
+    for _ in range(60):
+        if kind in ("modes", "causal"):
+            mixing, z = ModeMixing(8, bases, causal=kind == "causal", gain=gain), torch.randn(8, *sizes, 4)
+        else:
+            mixing = ChannelMixing(channels, bases, rank=6 if kind == "shared" else None, gain=gain)
+            z = torch.randn(count, 4, channels)
+        with torch.no_grad():
+            ratios.append(mixing(z).square().sum().item() / z.square().sum().item() * count / samples)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.05)
+
+
+def test_eight_blocks_keep_the_size_of_their_input():
+    torch.manual_seed(0)
+    z, stds = torch.randn(4, 24, 13, 12), []
+    for _ in range(8):
+        z = FrequencyBlock(24, [Basis("fourier", 13), Basis("cosine", 12)], gain=1 / 16)(z).detach()
+        stds.append(z.std().item())
+    assert 1 < stds[0] < 1.1 and 1.2 < stds[-1] < 1.5  # each adds 1/16 of the variance
+
+
+@pytest.mark.parametrize("name", SECOND_MOMENTS)
+def test_second_moments_of_the_activations(name):
+    x = torch.linspace(-12, 12, 200001, dtype=torch.float64)
+    density = torch.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    moment = (activation_named(name)(x) ** 2 * density).sum() * (x[1] - x[0])
+    assert SECOND_MOMENTS[name] == pytest.approx(moment.item(), abs=1e-4)
+
+
+def test_causal_blocks_ignore_higher_modes_on_every_axis():
+    torch.manual_seed(0)
+    z = torch.randn(2, 4, 7, 4, 3, dtype=torch.float64)
+    changed = z.clone()
+    changed[:, :, 5:], changed[:, :, :, 2:], changed[..., 1:] = 9, -7, 5  # |k| > 2, k > 1, k > 0
+    blocks = [FrequencyBlock(4, BASES, causal=causal).double() for causal in (True, False)]
+    causal, free = [(block(changed) - block(z))[:, :, :5, :2, :1].abs().max().item() for block in blocks]
+    assert causal < 1e-13 and free > 1e-2
+    assert blocks[0].mode_mixing.matrices[0][:, 1, 2].abs().min() > 0  # a cosine sees the sine of its own wave number
+
+
+@pytest.mark.parametrize("options", [{"causal": True}, {"rank": 2}, {"n_embedding": 2}])
+def test_gradients_reach_every_parameter_twice_over(options):
+    block = FrequencyBlock(3, BASES[:2], **options).double()
+    z = torch.randn(2, 3, 7, 4, dtype=torch.float64, requires_grad=True)
+    e = torch.randn(2, 2, dtype=torch.float64)
+    block(z, e).square().sum().backward()
+    assert all(p.grad.abs().max() > 1e-3 for p in block.parameters())
+    assert torch.autograd.gradgradcheck(lambda v: block(v, e)[:, :, :2, :2].square().sum(), (z,))
+
+
+def test_low_rank_has_few_parameters():
+    full, low = ChannelMixing(8, BASES), ChannelMixing(8, BASES, rank=2)
+    assert full.weight.numel() == 84 * 64 and sum(p.numel() for p in low.parameters()) == 2 * (84 + 64)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: FrequencyBlock(0, BASES), "channels=0; give 1 or more"),
+        (lambda: FrequencyBlock(2, BASES, rank=0), "rank=0; give 1 or more"),
+        (lambda: FrequencyBlock(2, []), "number of bases=0; give 1 or more"),
+        (lambda: FrequencyBlock(2, BASES, gain=0.0), "gain=0.0; give a positive number"),
+        (lambda: FrequencyBlock(2, BASES, activation="mish"), "choose one of gelu"),
+        (lambda: FrequencyBlock(2, BASES)(torch.zeros(1, 2, 4, 7, 3)), r"shape \(1, 2, 4, 7, 3\); expected \(batch, 2, 7, 4, 3\)"),
+    ],
+)
+def test_refuses_in_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
