@@ -3,7 +3,19 @@
 from opkernels.layers.channel_mlp import ChannelMLP
 from opkernels.layers.differential import DifferentialConv
 from opkernels.layers.factorized_spectral import AxisSpectralConv
+from opkernels.layers.integral import LocalIntegralConv
+from opkernels.layers.kernels import PolarHats, WindowedFourier, Zernike
 from opkernels.layers.spectral import SpectralConv
 from opkernels.layers.tensorized import FactorizedSpectralConv
 
-__all__ = ["AxisSpectralConv", "ChannelMLP", "DifferentialConv", "FactorizedSpectralConv", "SpectralConv"]
+__all__ = [
+    "AxisSpectralConv",
+    "ChannelMLP",
+    "DifferentialConv",
+    "FactorizedSpectralConv",
+    "LocalIntegralConv",
+    "PolarHats",
+    "SpectralConv",
+    "WindowedFourier",
+    "Zernike",
+]

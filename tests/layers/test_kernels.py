@@ -1,0 +1,113 @@
+"""Continuous kernels: normalized, of full rank, their transforms against closed forms and against plain sums."""
+
+import math
+
+import pytest
+import torch
+
+from opkernels.layers import PolarHats, WindowedFourier, Zernike
+from opkernels.layers.kernels import kernel_values, transfer
+
+BASES = [
+    PolarHats(1, 4),
+    PolarHats(2, 1),
+    PolarHats(2, 3),
+    PolarHats(3, 4),
+    PolarHats(4, 5),
+    Zernike(4),
+    Zernike(3, window=0),
+    WindowedFourier(1, 4),
+    WindowedFourier(2, 3, window=1),
+    WindowedFourier(3, 2),
+]
+
+
+def midpoints(n_dim, n):
+    """Offsets (d, n^d) over the cube and the volume of each."""
+    s = (torch.arange(n, dtype=torch.float64) + 0.5) * 2 / n - 1
+    return torch.stack(torch.meshgrid(*[s] * n_dim, indexing="ij")).flatten(1), (2 / n) ** n_dim
+
+
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_normalized_and_of_full_rank(basis):
+    """Against a plain midpoint sum, independent of the rule that sets the norms."""
+    z, volume = midpoints(basis.n_dim, {1: 4000, 2: 400, 3: 60}[basis.n_dim])
+    values = kernel_values(basis, z)
+    gram = volume * values @ values.T
+    assert gram.shape == (basis.size, basis.size)
+    # the sum errs at the jump of window 0 by the area of the cells it cuts
+    torch.testing.assert_close(gram.diagonal(), torch.ones(basis.size, dtype=torch.float64), rtol=0, atol=2e-3)
+    assert torch.linalg.cond(gram) < 300
+
+
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_vanishes_outside_the_ball(basis):
+    z = torch.zeros(basis.n_dim, 3, dtype=torch.float64)
+    z[-1] = torch.tensor([-1.001, 1.001, 3.0])
+    assert torch.equal(kernel_values(basis, z), torch.zeros(basis.size, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n_radial, n_angular", [(1, 3), (2, 1), (2, 3), (3, 1), (3, 4), (4, 2), (5, 5)])
+def test_polar_hats_sum_to_one(n_radial, n_angular):
+    basis, step = PolarHats(n_radial, n_angular), 2 / (n_radial + 1)
+    z, _ = midpoints(2, 61)
+    rho = torch.hypot(z[0], z[1])
+    wanted = ((1 - rho) / step).clamp(0, 1)  # linear from the last ring to the rim
+    torch.testing.assert_close((basis.raw(z) * (rho <= 1)).sum(0), wanted, rtol=0, atol=1e-13)
+
+
+def test_polar_hats_point_to_their_bearings():
+    basis = PolarHats(3, 4)
+    ring = torch.tensor([[0.5, 0, -0.5, 0], [0, 0.5, 0, -0.5]], dtype=torch.float64)
+    torch.testing.assert_close(basis.raw(ring), torch.eye(5, dtype=torch.float64)[:, 1:], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("top", [3.0, 40.0, 150.0])
+def test_transfer_of_zernike_polynomials(top):
+    """2 pi i^m (-1)^((n-m)/2) J_{n+1}(k)/k cos or sin(m phi) over the norm sqrt(pi eps/(2 n + 2)), to 1e-10."""
+    from scipy.special import jv
+
+    basis = Zernike(5, window=0)
+    x, y = torch.linspace(-top, top, 9, dtype=torch.float64), torch.linspace(0.1, top, 7, dtype=torch.float64)
+    k, phi = torch.hypot(x[:, None], y), torch.atan2(y.expand(9, 7), x[:, None].expand(9, 7))
+    got = transfer(basis, (x, y), 1.5 * top)
+    for function, (n, m) in zip(got, basis.indices, strict=True):
+        a = abs(m)
+        norm = math.sqrt(math.pi * (2 if m == 0 else 1) / (2 * n + 2))
+        wave = torch.cos(m * phi) if m >= 0 else torch.sin(a * phi)
+        wanted = 2 * math.pi * 1j**a * (-1) ** ((n - a) // 2) * torch.as_tensor(jv(n + 1, k.numpy())) / k * wave / norm
+        torch.testing.assert_close(function, wanted.to(torch.complex128), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("basis", BASES, ids=str)
+def test_transfer_against_a_plain_sum(basis):
+    """The sum's error is that of h^2 (hats), or h (the jump of window 0)."""
+    d = basis.n_dim
+    xi = [torch.tensor([-4.0, 0.0, 2.5], dtype=torch.float64), *[torch.tensor([0.0, 3.0], dtype=torch.float64)] * (d - 1)]
+    z, volume = midpoints(d, {1: 4000, 2: 400, 3: 60}[d])
+    phase = sum(k.view(*[-1 if b == a else 1 for b in range(d)], 1) * z[a] for a, k in enumerate(xi))
+    wanted = volume * torch.tensordot(kernel_values(basis, z).to(torch.complex128), torch.exp(1j * phase), dims=([1], [d]))
+    got = transfer(basis, xi, 8.0)
+    assert wanted.abs().max() > 0.3
+    torch.testing.assert_close(got, wanted, rtol=0, atol=3e-3)
+
+
+def test_transfer_does_not_depend_on_the_number_of_nodes():
+    """Rounding error at low wave numbers of a rule made for high ones, for the kinked functions too."""
+    low = torch.linspace(-10, 10, 5, dtype=torch.float64)
+    for basis in (PolarHats(3, 4), PolarHats(2, 3), WindowedFourier(2, 3)):
+        torch.testing.assert_close(transfer(basis, (low, low), 90.0), transfer(basis, (low, low), 15.0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: PolarHats(0, 4), "n_radial=0, n_angular=4; give at least one"),
+        (lambda: Zernike(0), "Zernike got n=0"),
+        (lambda: Zernike(3, window=-1), "window=-1"),
+        (lambda: WindowedFourier(4), "n_dim=4; give 1, 2 or 3"),
+    ],
+)
+def test_refuses_bad_sizes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
