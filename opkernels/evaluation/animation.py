@@ -29,7 +29,7 @@ def animate(
     Parameters
     ----------
     prediction, truth : array, (T, *grid.shape)
-        In 3-D the middle plane of the last axis is shown; frames that are NaN in `truth` stay empty.
+        In 3-D the middle plane of the last axis is shown; frames that are NaN in `truth` say "no truth".
     grid : Grid
     path : path
         Ends in .gif.
@@ -90,10 +90,12 @@ def _animation(columns: list[np.ndarray], names: list[str], axes: list[Axis], gr
         figure.colorbar(artists[-1], cax=panels[-1].inset_axes((1.03, 0, 0.08 / width, 1)))
         heading = None
     finish(figure, " ")
+    gap = artists[0].axes.text(0.5, 0.5, "", transform=artists[0].axes.transAxes, ha="center", va="center", color="#666666")
 
     def draw(i: int, caption: str) -> None:
         for artist, u in zip(artists, columns, strict=True):
             artist.set_ydata(u[i]) if heading is not None else artist.set_data(u[i].T)
+        gap.set_text("no truth" if names[0] == "truth" and np.isnan(columns[0][i]).all() else "")
         figure.suptitle(", ".join(part for part in (title, caption) if part) or " ", fontsize=10)
 
     return figure, draw

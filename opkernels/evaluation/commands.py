@@ -111,7 +111,8 @@ def _load(folder: Path, config: str | None) -> list[tuple[Surrogate, Config]]:
     """Load the surrogate of a run folder, or those of its seeds."""
     from opkernels.training.build import load_run
 
-    seeds = sorted((path for path in folder.glob("seed-*") if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
+    named = (path for path in folder.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal())
+    seeds = sorted(named, key=lambda path: int(path.name.removeprefix("seed-")))
     return [load_run(path, config) for path in (seeds or [folder])]
 
 
@@ -120,6 +121,8 @@ def _data(config: Config, arguments: argparse.Namespace) -> tuple[Trajectories, 
     from opkernels.datasets.trajectories import open_trajectories
     from opkernels.training.build import open_splits
 
+    if arguments.samples is not None and arguments.samples < 1:
+        raise ValueError(f"got --samples {arguments.samples}; give at least 1")
     if arguments.data:
         data, part = open_trajectories(arguments.data), str(arguments.data)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opkernels.domains import Axis, Grid
+from opkernels.evaluation.tables import percent
 from opkernels.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def compare_fields(
     figure = new_figure(3 * width + 2.8, len(truth) * (max(height, 0.7) + 0.3) + (0.75 if title else 0.45))
     panels = figure.subplots(len(truth), 3, squeeze=False, sharex=True, sharey=True)
     for row, (label, r, p) in enumerate(zip(rows, truth, prediction, strict=True)):
-        style = color_scale(r)
+        style = color_scale(r if np.ptp(r) > 0 else np.stack([r, p]))
         e = p - r
         bound = float(np.nanmax(np.abs(e))) or 1.0
         drawn = []
@@ -95,13 +96,10 @@ def compare_fields(
                 panel_.imshow(values.T, origin="lower", extent=(x.lower, x.upper, y.lower, y.upper), interpolation="nearest", **kind)
             )
             panel_.tick_params(length=2)
-        error = np.linalg.norm(e) / max(np.linalg.norm(r), 1e-300)
         if row == 0:
             for panel_, name in zip(panels[0], ("truth", "prediction", "prediction - truth"), strict=True):
                 panel_.set_title(name)
-        panels[row, 2].text(
-            0.97, 0.96, f"{100 * error:.2g} %", transform=panels[row, 2].transAxes, ha="right", va="top", fontsize=8, bbox=_BOX
-        )
+        panels[row, 2].text(0.97, 0.96, _relative(e, r), transform=panels[row, 2].transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
         panels[row, 0].set_ylabel(f"{label}\n\n{y.name}" if label else y.name)
         for panel_, image in zip(panels[row, 1:], drawn[1:], strict=True):
             figure.colorbar(image, cax=panel_.inset_axes((1.03, 0, 0.08 / width, 1)), label=unit)
@@ -116,7 +114,7 @@ def plot_spectra(
     *,
     nyquist: Mapping[str, float] | None = None,
     title: str = "",
-    unit: str = "1/length",
+    unit: str = "radians per length",
 ) -> Figure:
     """Draw energy spectra over the physical wave number, with each grid's Nyquist wave number marked.
 
@@ -180,7 +178,7 @@ def plot_error_by_resolution(errors: xarray.Dataset, metric: str = "rel_l2", *, 
             continue
         style = {"color": COLORS[method], "label": LABELS[method]}
         axes.plot(
-            x, mean, marker={"model": "o", "upsampled": "s", "persistence": ""}[method], ls="-" if method == "model" else "--", **style
+            x, mean, marker={"model": "o", "upsampled": "s", "persistence": "_"}[method], ls="-" if method == "model" else "--", **style
         )
         if method == "model":
             axes.fill_between(x, low, high, color=COLORS[method], alpha=0.15, lw=0)
@@ -269,6 +267,8 @@ def color_scale(r: np.ndarray) -> dict:
     """Colors centered at zero for signed fields, from the least to the largest value otherwise."""
     finite = r[np.isfinite(r)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low == high == 0:
+        return {"cmap": "RdBu_r", "vmin": -1.0, "vmax": 1.0}
     if low < 0 < high and -low > 0.1 * high and high > -0.1 * low:
         bound = max(-low, high)
         return {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
@@ -285,8 +285,7 @@ def _compare_lines(truth: np.ndarray, prediction: np.ndarray, axis: Axis, n: int
         left.plot(x, p, color=COLORS["model"], lw=1.4, label="prediction")
         right.plot(x, p - r, color=COLORS["upsampled"], lw=1.2)
         right.axhline(0, color="#999999", lw=0.8)
-        error = np.linalg.norm(p - r) / max(np.linalg.norm(r), 1e-300)
-        right.text(0.97, 0.96, f"{100 * error:.2g} %", transform=right.transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
+        right.text(0.97, 0.96, _relative(p - r, r), transform=right.transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
         left.set_ylabel(", ".join(part for part in (label, unit) if part))
         for panel in (left, right):
             panel.grid(alpha=0.25)
@@ -296,6 +295,12 @@ def _compare_lines(truth: np.ndarray, prediction: np.ndarray, axis: Axis, n: int
         panel.set_xlabel(axis.name)
     finish(figure, title)
     return figure
+
+
+def _relative(e: np.ndarray, r: np.ndarray) -> str:
+    """Say how large an error is: in percent of the truth, or, where that is zero, its root mean square."""
+    size = np.linalg.norm(r)
+    return f"{percent(np.linalg.norm(e) / size)} %" if size > 0 else f"truth is zero, rms {np.sqrt(np.mean(e**2)):.2g}"
 
 
 def _require(errors: xarray.Dataset, metric: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["error_table", "rollout_summary"]
+__all__ = ["error_table", "percent", "rollout_summary"]
 
 
 def error_table(errors: xarray.Dataset) -> str:
@@ -30,17 +30,17 @@ def error_table(errors: xarray.Dataset) -> str:
         else:
             spread = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
         model, upsampled, persistence = (
-            _percent(here.rel_l2.sel(predictor=p).mean("time", skipna=False)) for p in ("model", "upsampled", "persistence")
+            percent(here.rel_l2.sel(predictor=p).mean("time", skipna=False)) for p in ("model", "upsampled", "persistence")
         )
-        step = _percent(here.one_step_rel_l2.sel(predictor="model").mean("time", skipna=False)) if "one_step_rel_l2" in here else "-"
+        step = percent(here.one_step_rel_l2.sel(predictor="model").mean("time", skipna=False)) if "one_step_rel_l2" in here else "-"
         rows.append(
             [
                 resolution + (" (training)" if resolution == training else ""),
-                f"{model} +- {_percent(spread)}",
+                f"{model} +- {percent(spread)}",
                 step,
                 upsampled,
                 persistence,
-                _until(here.correlation_time.sel(predictor="model", threshold=0.8), errors.time.values[-1]),
+                _until(here.correlation_time.sel(predictor="model", threshold=0.8), float(errors.time.values[-1])),
             ]
         )
     over = f"{n} samples and {frames} frame{'s' if frames > 1 else ''}" + (f", {seeds} seeds" if seeds > 1 else "")
@@ -57,7 +57,7 @@ def rollout_summary(run: xarray.Dataset) -> str:
     rows = [["time", "relative L2 %", "correlation", "distance of spectra"]]
     for j in picked:
         at = run.isel(time=j).mean("sample", skipna=False)
-        rows.append([f"{times[j]:.4g}", _percent(at.rel_l2), f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
+        rows.append([f"{times[j]:.4g}", percent(at.rel_l2), f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
     lost = run.lost_at.values[np.isfinite(run.lost_at.values)]
     fate = (
         f"{len(lost)} of {run.sizes['sample']} runs left the range of the truth, the first at time {lost.min():.4g}"
@@ -69,7 +69,8 @@ def rollout_summary(run: xarray.Dataset) -> str:
     return "\n".join([head, "", *_columns(rows), "", f"correlation above 0.8 until {until}", fate])
 
 
-def _percent(value) -> str:
+def percent(value) -> str:
+    """Write a ratio in percent, without the sign: 110, 42.0, 3.14, 5.0e-03; - where it is not a number."""
     value = 100 * float(value)
     if np.isnan(value):
         return "-"
@@ -85,8 +86,9 @@ def _percent(value) -> str:
 
 
 def _until(value, last: float) -> str:
+    """Write a correlation time; - for a map that is no step in time (last = 0)."""
     value = float(value)
-    return "-" if np.isnan(value) else f"> {last:.4g}" if np.isinf(value) else f"{value:.4g}"
+    return "-" if np.isnan(value) or last == 0 else f"> {last:.4g}" if np.isinf(value) else f"{value:.4g}"
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

@@ -37,6 +37,13 @@ def test_evaluate(run, capsys):
     assert (run / "evaluation" / "errors.txt").read_text().splitlines()[2:] == out.splitlines()[2 : len(out.splitlines()) - 2]
 
 
+def test_only_numbered_folders_are_seeds(run, capsys):
+    (run / "seed-foo").mkdir()
+    assert main(["evaluate", str(run), "--resolution", "16x12", "--samples", "1", "-o", str(run / "again")]) == 0
+    (run / "seed-foo").rmdir()
+    assert "2 seeds" in capsys.readouterr().out
+
+
 def test_rollout(run, capsys):
     assert main(["rollout", str(run / "seed-0"), "--steps", "6", "--resolution", "20x14", "-o", str(run / "long")]) == 0
     assert "of 6 frames at 20x14, with a truth for 4" in capsys.readouterr().out
@@ -65,6 +72,8 @@ def test_certify_says_yes_or_no_by_its_exit_code(run, capsys):
         (["--resolution", "64"], "asked for 64 samples along x, but a is stored with 32"),
         (["--data", "nowhere.nc"], "nowhere.nc"),
         (["--steps", "99"], "truth for 1 to 4"),
+        (["--samples", "-1"], "got --samples -1; give at least 1"),
+        (["--samples", "0"], "got --samples 0; give at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence(run, capsys, words, message):

@@ -99,6 +99,7 @@ def test_a_direct_map():
     np.testing.assert_allclose(errors.rel_l2.sel(predictor="model"), 0.1 / 1.1, rtol=1e-6)
     assert np.isnan(errors.rel_l2.sel(predictor="persistence")).all()  # a coefficient is no guess of a solution
     assert "one_step_rel_l2" not in errors and "persistence" in error_table(errors)
+    assert ">" not in error_table(errors) and error_table(errors).splitlines()[-1].endswith(" -"), "no time to be correlated until"
 
 
 def test_divergence_is_counted_and_not_hidden():

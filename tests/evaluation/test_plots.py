@@ -21,7 +21,7 @@ def test_fields_side_by_side(tmp_path, shape, lengths):
     truth = np.random.default_rng(0).standard_normal((2, *shape))
     figure = compare_fields(truth, 1.1 * truth, grid, rows=["u, t = 1", "v, t = 1"], title="title", unit="m/s")
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts == ["10 %", "10 %"]
+    assert texts == ["10.0 %", "10.0 %"]
     if len(shape) > 1:
         drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images][:3]
         plane = truth[0] if len(shape) == 2 else truth[0, ..., shape[2] // 2]
@@ -29,6 +29,41 @@ def test_fields_side_by_side(tmp_path, shape, lengths):
         np.testing.assert_allclose(drawn[2], 0.1 * plane.T)
     path = save_figure(figure, tmp_path / "deep" / "fields.png", dpi=50)
     assert path.stat().st_size > 2000 and [p.name for p in path.parent.iterdir()] == ["fields.png"]
+
+
+@pytest.mark.parametrize("shape", [(30,), (16, 12)])
+def test_a_zero_truth_and_a_large_error_are_told_plainly(shape):
+    grid = Domain.periodic(*[1.0] * len(shape)).grid(shape)
+    truth = np.random.default_rng(0).standard_normal((2, *shape))
+    truth[0] = 0
+    prediction = 2.1 * truth
+    prediction[0] = 0.5
+    figure = compare_fields(truth, prediction, grid)
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["truth is zero, rms 0.5", "110 %"]
+    for zero in (compare_fields(truth[:1], 0 * truth[:1], grid), figure):
+        for image in zero.axes[0].images:
+            assert image.get_clim()[0] <= 0 <= image.get_clim()[1] <= 1
+    if len(shape) > 1:
+        assert compare_fields(truth[:1], 0 * truth[:1], grid).axes[0].images[0].get_cmap().name == "RdBu_r"
+
+
+def test_one_resolution_shows_all_predictors(errors):
+    axes = plot_error_by_resolution(errors.isel(resolution=[1])).axes[0]
+    assert len(axes.lines) == 3 and all(line.get_marker() not in ("", "None") for line in axes.lines)
+
+
+@pytest.mark.parametrize("shape", [(20,), (10, 12)])
+def test_frames_past_the_truth_say_so(shape):
+    from opkernels.evaluation.animation import _animation
+
+    grid = Domain.periodic(*[1.0] * len(shape)).grid(shape)
+    truth = np.ones((2, *shape))
+    truth[1] = np.nan
+    for columns, names, told in (([truth, truth], ["truth", "prediction"], "no truth"), ([truth], ["prediction"], "")):
+        figure, draw = _animation(columns, names, list(grid.domain.axes), grid, "")
+        for i, expected in ((0, ""), (1, told), (0, "")):
+            draw(i, "")
+            assert [text.get_text() for axes in figure.axes for text in axes.texts] == [expected]
 
 
 def test_error_by_resolution_and_time(errors, tmp_path):
@@ -55,6 +90,7 @@ def test_spectra_mark_each_nyquist(tmp_path):
     curves = {"truth": (k, 1 / (1 + k**3)), "model at 16x16": (k[:8], 1 / (1 + k[:8] ** 3))}
     figure = plot_spectra(curves, nyquist={"16x16": 8.0, "32x32": 16.0})
     axes = figure.axes[0]
+    assert axes.get_xlabel() == "wave number (radians per length)"
     verticals = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
     assert verticals == [8.0, 16.0] and [t.get_text() for t in axes.texts] == ["Nyquist 16x16", "Nyquist 32x32"]
     save_figure(figure, tmp_path / "spectra.png")
