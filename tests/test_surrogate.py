@@ -212,6 +212,12 @@ def test_bad_questions_are_refused():
         surrogate.predict(x[:0])
     with pytest.raises(ValueError, match="give floating-point numbers"):
         surrogate.predict(x.long())
+    for bad in (float("nan"), float("inf")):
+        hole = x.clone()
+        hole[1, 0, 2, 3] = bad
+        for ask in (surrogate.predict, lambda u: surrogate.rollout(u, 2)):
+            with pytest.raises(ValueError, match="the input is not finite in field w of sample 1"):
+                ask(hole)
     with pytest.raises(ValueError, match="trained without"):
         surrogate.predict(x, parameters=torch.zeros(2, 1))
     with pytest.raises(ValueError, match="steps=0; give a whole number"):

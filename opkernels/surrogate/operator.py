@@ -258,7 +258,7 @@ class Surrogate:
         Raises
         ------
         ValueError
-            If fields, coordinates, channels or parameters do not fit.
+            If fields, coordinates, channels or parameters do not fit, or the input is not finite.
         """
         if not isinstance(x, Tensor):
             from opkernels.surrogate.labelled import predict_dataset
@@ -366,6 +366,10 @@ class Surrogate:
             raise ValueError("got no samples; give a batch of at least one")
         if not x.is_floating_point():
             raise ValueError(f"got fields of type {x.dtype}; give floating-point numbers")
+        finite = torch.isfinite(x).flatten(2).all(2)
+        if not finite.all():
+            sample, channel = (~finite).nonzero()[0].tolist()
+            raise ValueError(f"the input is not finite in field {self.inputs[channel]} of sample {sample}; mend or leave out that sample")
         return grid
 
     def _tiles(
