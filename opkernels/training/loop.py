@@ -141,6 +141,8 @@ def fit(
         prepared.surrogate.notes |= {"seed": seed, "epochs": epochs, "regime": prepared.regime.kind, "loss": settings["loss"]}
         run = Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)
         run.begin(resume)
+        if folder is not None and group.rank == 0:
+            _make(folder)
         if on_start is not None and group.rank == 0:
             on_start()
         return run.train(quiet)
@@ -161,6 +163,13 @@ def _check_options(epochs: int, batch_size: int, lr: float, precision: str, seed
     ):
         if value not in choices:
             raise ValueError(f"fit got {name}={value!r}; choose one of {', '.join(choices)}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the run's folder {folder} ({error.strerror}); choose another run_dir") from error
 
 
 def _folder(run_dir: Path | str | None, resume: bool) -> Path | None:

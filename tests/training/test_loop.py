@@ -410,6 +410,33 @@ def test_an_existing_run_is_not_overwritten(tmp_path, waves, fno):
         fit(fno(data), data, epochs=1, run_dir=tmp_path, resume=True, quiet=True)
 
 
+def test_lost_best_weights_are_written_again_or_missed(tmp_path, waves, fno):
+    data = waves(samples=8, n_times=4, shape=(8,))
+    falling, rising = {"lr": 1e-3}, {"lr": 0.3, "options": Options(schedule="constant", warmup=0.0)}
+    for name, options in (("falling", falling), ("rising", rising)):
+        s = fit(fno(data), data, epochs=3, validation=0.2, run_dir=tmp_path / name, quiet=True, **options)
+        assert (s.notes["kept_epoch"] == 3) == (name == "falling")
+        best = (tmp_path / name / BEST).read_bytes()
+        (tmp_path / name / BEST).unlink()
+
+        def again(name=name, options=options):
+            return fit(fno(data), data, epochs=3, validation=0.2, run_dir=tmp_path / name, resume=True, quiet=True, **options)
+
+        if name == "falling":
+            again()
+            assert (tmp_path / name / BEST).read_bytes() == best
+        else:
+            with pytest.raises(ValueError, match=r"has lost best.safetensors, the weights of epoch \d; put it back"):
+                again()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, waves, fno):
+    data = waves(samples=6, n_times=3, shape=(8,))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot make the run's folder .*file/run \(Not a directory\); choose another run_dir"):
+        fit(fno(data), data, epochs=1, run_dir=tmp_path / "file" / "run", quiet=True)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_the_resumed_run_the_same_weights(tmp_path, waves, fno, same_weights):
     data = waves(samples=12, n_times=6, shape=(16, 10))
 
