@@ -3,6 +3,7 @@
 from opkernels.layers.channel_mlp import ChannelMLP
 from opkernels.layers.differential import DifferentialConv
 from opkernels.layers.factorized_spectral import AxisSpectralConv
+from opkernels.layers.frequency import FrequencyBlock
 from opkernels.layers.integral import LocalIntegralConv
 from opkernels.layers.kernels import PolarHats, WindowedFourier, Zernike
 from opkernels.layers.spectral import SpectralConv
@@ -13,6 +14,7 @@ __all__ = [
     "ChannelMLP",
     "DifferentialConv",
     "FactorizedSpectralConv",
+    "FrequencyBlock",
     "LocalIntegralConv",
     "PolarHats",
     "SpectralConv",

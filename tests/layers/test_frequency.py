@@ -50,6 +50,12 @@ def test_the_start_multiplies_variance_by_the_gain(sizes, kind):
     assert np.mean(ratios) == pytest.approx(1, abs=0.05)
 
 
+def test_every_mode_keeps_its_variance_under_triangular_mixing():
+    torch.manual_seed(0)
+    y = ModeMixing(4000, [Basis("cosine", 6)], causal=True)(torch.randn(4000, 6, 4)).detach()
+    torch.testing.assert_close(y.square().mean((0, 2)), torch.ones(6), rtol=0, atol=0.1)
+
+
 def test_eight_blocks_keep_the_size_of_their_input():
     torch.manual_seed(0)
     z, stds = torch.randn(4, 24, 13, 12), []
