@@ -404,6 +404,10 @@ def test_an_existing_run_is_not_overwritten(tmp_path, waves, fno):
         model = change.pop("model", None) or fno(data)
         with pytest.raises(ValueError, match=message):
             fit(model, data, **({"epochs": 1} | change), run_dir=tmp_path, resume=True, quiet=True)
+    data.times[:] *= 2
+    with pytest.raises(ValueError, match="another dt"):
+        fit(fno(data), data, epochs=1, run_dir=tmp_path, resume=True, quiet=True)
+    data.times[:] /= 2
     assert (tmp_path / LAST).read_bytes() == whole
     (tmp_path / LAST).write_bytes(whole[:-40])
     with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
