@@ -297,10 +297,13 @@ def _responds(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> bool:
 
 @torch.no_grad()
 def _acts(probe: _Probe, x: Tensor, grid: Grid, y: Tensor, parameter: nn.Parameter) -> bool:
-    """Whether another value of one parameter tensor (zero; where it is zero, one) changes the output beyond rounding."""
+    """Whether another value of one parameter tensor (zero; where it is zero, unequal numbers) changes the output beyond rounding."""
     # In place, so that what a module keeps of its weights sees a new version.
     kept = parameter.clone()
-    parameter.fill_(0 if bool((kept != 0).any()) else 1)
+    if bool((kept != 0).any()):
+        parameter.zero_()
+    else:  # a common constant might be taken out again by a norm
+        parameter.copy_(torch.linspace(0.5, 1.5, kept.numel()).view_as(kept))
     change = (probe.call(x, grid) - y).norm() / y.norm()
     parameter.copy_(kept)
     return bool(change > 100 * torch.finfo(y.dtype).eps)

@@ -3,7 +3,9 @@
     mean = 1/|Omega| int u dx,   var = 1/|Omega| int (u - mean)^2 dx,   y = gamma (u - mean)/sqrt(var + eps) + beta
 
 by the quadrature weights of the grid, so that they converge to the same numbers on every grid. Nothing is
-remembered between calls.
+remembered between calls. Per channel ("instance"), the agreement is only near: a channel with little in it but what
+the grid does not resolve is brought to rms 1 like the others, errors included (1e-7 to 1e-4 between 64 and 256 samples in
+a fresh FNO, 1e-7 and less for all channels together), and constants added before it have no effect.
 """
 
 from __future__ import annotations
