@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 from helpers import band_limited, fake_cuda
 
-from opkernels import Axis, Domain
+from opkernels import Axis, Domain, certify
 from opkernels.models import FFNO, FNO
 from opkernels.models.backbone import Block, OperatorBlock
 from opkernels.resample import resample
@@ -36,7 +36,7 @@ def test_every_parameter_is_used(model, domain, shape):
         assert p.grad is not None and p.grad.norm() > 0, name
         with torch.no_grad():
             kept = p.clone()
-            p.zero_()
+            p.fill_(0 if p.any() else 1)
             assert not torch.allclose(net(x, parameters=parameters), y, rtol=0, atol=1e-7), name
             p.copy_(kept)
 
@@ -246,6 +246,50 @@ def test_traces_in_one_graph_at_three_shapes_with_the_same_gradients(compiler):
         got, wanted = (torch.autograd.grad(f(x).square().sum(), list(net.parameters())) for f in (compiled, net))
         for one, other in zip(got, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_padded_models_trace_in_one_graph(compiler):
+    net = built(domain=Domain.box(1.0), domain_padding=0.25, n_layers=1)
+    compiled = compiler(net, fullgraph=True, backend="eager")
+    for n in (16, 24, 33):
+        x = torch.randn(1, 2, n)
+        torch.testing.assert_close(compiled(x), net(x), rtol=0, atol=1e-5)
+
+
+def test_padded_models_export_with_dynamic_shape():
+    net = built(domain=BOX, domain_padding=(0.25, 0.5), n_layers=1)
+    program = torch.export.export(net, (torch.randn(2, 2, 16, 24),), dynamic_shapes=({2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},))
+    for shape in ((16, 24), (33, 17), (50, 64)):
+        x = torch.randn(2, 2, *shape)
+        torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=1e-5)
+
+
+def test_many_modes_compile_and_export(compiler):
+    """In a program the FFT's rows would fix the sizes; products serve all."""
+    net = built(domain=Domain.periodic(1.0), n_modes=(160,), n_layers=1, hidden_channels=4)
+    program = torch.export.export(net, (torch.randn(1, 2, 256),), dynamic_shapes=({2: torch.export.Dim("n", min=4, max=2048)},))
+    compiled = compiler(net, fullgraph=True, backend="eager")
+    for n in (256, 100, 301):
+        x = torch.randn(1, 2, n)
+        torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(compiled(x), net(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ndim, seeds, n_layers",
+    [(1, 3, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 12, 4), (1, 12, 8), (2, 4, 4), (2, 4, 8)])],
+)
+def test_a_fresh_model_meets_the_contract_whatever_the_seed(ndim, seeds, n_layers):
+    domain = Domain.periodic(*[1.0] * ndim)
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        net = FNO(domain, 1, 1, n_modes=((16,), (12, 12))[ndim - 1], hidden_channels=(32, 16)[ndim - 1], n_layers=n_layers)
+        with torch.no_grad():
+            y = net(band_limited((64, 63)[:ndim], dtype=torch.float32))
+        assert y.std() > 0.3 * y.mean().abs()  # random biases made it .001
+        for dtype in (torch.float64, torch.float32):
+            report = certify(net, domain, 1, dtype=dtype, shapes=[(64, 65)[:ndim]])
+            assert report.passed, (seed, report.table())
 
 
 @pytest.mark.slow
