@@ -224,7 +224,7 @@ def _mlp(in_channels: int, out_channels: int, hidden: int, activation: str) -> n
 
 
 def _start_small(lifting: nn.Module) -> None:
-    """Divide the first matrix by three.
+    """Divide the first matrix by two.
 
     The usual start, uniform in +-1/sqrt(fan in), is meant for many inputs; with the one or two channels of a PDE it drives
     the first activation so far that its output is not always resolved on 64 samples. The skips hand that error on to the end.
@@ -232,7 +232,7 @@ def _start_small(lifting: nn.Module) -> None:
     """
     first = lifting.first if isinstance(lifting, ChannelMLP) else lifting
     with torch.no_grad():
-        first.weight.div_(3)
+        first.weight.div_(2)
 
 
 def _zero_biases(model: nn.Module) -> None:
