@@ -6,29 +6,22 @@ Files of weights never do.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import inspect
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from opkernels import models
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
 from opkernels.surrogate import Surrogate, load
-from opkernels.training.config import Config, Model, read_config
+from opkernels.training.config import Config, read_config
+from opkernels.training.naming import find_model
 from opkernels.training.prepare import split_samples
 from opkernels.training.regimes import Regime
 
-__all__ = ["Splits", "build_model", "load_run", "mistakes_in_model", "open_splits", "regime_of"]
-
-_FROM_DATA = ("domain", "in_channels", "out_channels", "n_parameters")
+__all__ = ["Splits", "build_model", "load_run", "open_splits", "regime_of"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ def build_model(config: Config, data: Trajectories, seed: int, base: Path | str 
     ValueError
         If the name leads nowhere, or the model does not take the arguments.
     """
-    build = _find(config.model.name, Path(base))
+    build = find_model(config.model.name, Path(base))
     accepted = inspect.signature(build).parameters
     chosen = config.data
     inputs = chosen.inputs or tuple(data.fields)
@@ -159,51 +152,3 @@ def load_run(folder: Path | str, config: Path | str | None = None) -> tuple[Surr
     given = read_config(config)
     base = Path(config).parent
     return load(folder, build_model(given, open_splits(given, base).train, given.training.seeds[0], base)), given
-
-
-def mistakes_in_model(model: Model) -> list[str]:
-    """Return what is wrong with the name and the arguments of a model of `opkernels.models`; other names are not looked up."""
-    if "." in model.name:
-        return []
-    if model.name not in models.__all__:
-        near = difflib.get_close_matches(model.name, models.__all__, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(models.__all__)}"
-        return [f"model.name: got {model.name!r}; {hint}"]
-    accepted = inspect.signature(getattr(models, model.name)).parameters
-    options = [name for name in accepted if name not in _FROM_DATA]
-    found = []
-    for key in model.arguments:
-        if key in _FROM_DATA:
-            found.append(f"model.{key}: follows from the data; leave it out")
-        elif key not in accepted:
-            near = difflib.get_close_matches(key, options, n=1)
-            found.append(f"model.{key}: is unknown; " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(options)}"))
-    for name in options:
-        if accepted[name].default is inspect.Parameter.empty and name not in model.arguments:
-            found.append(f"model.{name}: is missing; {model.name} needs it")
-    return found
-
-
-def _find(name: str, base: Path):
-    if "." not in name:
-        return getattr(models, name)
-    module, _, attribute = name.rpartition(".")
-    try:
-        with _beside(base):
-            found = import_module(module)
-    except ImportError as error:
-        raise ValueError(f"model.name: cannot import {module} ({error}); install it, or put it beside the configuration") from error
-    if not hasattr(found, attribute):
-        near = difflib.get_close_matches(attribute, dir(found), n=1)
-        raise ValueError(f"model.name: {module} has no {attribute}" + (f"; did you mean {near[0]}?" if near else ""))
-    return getattr(found, attribute)
-
-
-@contextlib.contextmanager
-def _beside(base: Path) -> Iterator[None]:
-    """Let modules beside the configuration be found."""
-    sys.path.insert(0, str(base.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(base.resolve()))

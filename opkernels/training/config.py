@@ -190,10 +190,9 @@ def read_config(source: Path | str | Mapping, overrides: Sequence[str] = ()) -> 
         _cross_check(config, mistakes)
     model = raw.get("model") or {"arguments": {}}
     if isinstance(model, Mapping) and isinstance(model.get("name", "FNO"), str):
-        from opkernels.training.build import mistakes_in_model
+        from opkernels.training.naming import mistakes_in_model
 
-        arguments = {key: value for key, value in model.get("arguments", {}).items() if isinstance(key, str)}
-        mistakes += mistakes_in_model(Model(model.get("name", "FNO"), arguments))
+        mistakes += mistakes_in_model(model.get("name", "FNO"), [key for key in model.get("arguments", {}) if isinstance(key, str)])
     if mistakes:
         many = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ValueError(f"{where} has {many}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{where} has {many}:", *mistakes]))
