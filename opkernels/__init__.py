@@ -8,6 +8,21 @@ are imported on first use, so that ``import opkernels`` stays fast.
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what runs, and a test compares the two
+    from opkernels import datasets, domains, evaluation, interop, layers, losses, metrics, models, solvers, training, transforms
+    from opkernels.datasets.generation import generate
+    from opkernels.datasets.trajectories import Trajectories, open_trajectories
+    from opkernels.domains import Axis, Domain, Grid
+    from opkernels.evaluation.certify import certify
+    from opkernels.evaluation.evaluate import evaluate
+    from opkernels.metrics import energy_spectrum, rel_h1, rel_l2
+    from opkernels.neighbors import Neighbors, VerletList, radius_search
+    from opkernels.particles import ParticleSet
+    from opkernels.resample import resample
+    from opkernels.surrogate import Surrogate, load, save
+    from opkernels.training.loop import fit
 
 __version__ = "0.1.0"
 

@@ -231,7 +231,7 @@ class Domain:
         """Length, area or volume: the product of the lengths."""
         return math.prod(self.extent)
 
-    def grid(self, *shape: int) -> Grid:
+    def grid(self, *shape: int | Sequence[int]) -> Grid:
         """Sample the domain: ``domain.grid(64, 96)`` (a tuple is taken too).
 
         Raises
@@ -239,8 +239,8 @@ class Domain:
         ValueError
             If the number of sizes differs from `ndim`, or a size is below two.
         """
-        sizes = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list, torch.Size)) else shape
-        return Grid(self, sizes)
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return Grid(self, tuple(sizes))
 
     def grid_of(self, x: Tensor) -> Grid:
         """Return the grid of a tensor (B, C, *spatial) of samples on this domain."""

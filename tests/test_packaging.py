@@ -1,5 +1,6 @@
 """The folders `solvers` and `datasets` are packaged as opkernels.solvers and opkernels.datasets, whole."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,13 @@ def test_every_public_name_resolves():
         except (AttributeError, ImportError) as error:
             missing.append(f"{name}: {error}")
     assert not missing
+
+
+def test_editors_see_the_names_that_run():
+    """The imports under TYPE_CHECKING name what is imported on first use, from where it is."""
+    import opkernels
+
+    tree = ast.parse((ROOT / "opkernels" / "__init__.py").read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"opkernels.{home}" for name, home in opkernels._HOME.items()} | dict.fromkeys(opkernels._MODULES, "opkernels")
