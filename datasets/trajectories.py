@@ -114,7 +114,9 @@ class Trajectories:
         window = slice(int(steps[0]), int(steps[-1]) + 1) if len(steps) and (np.diff(steps) == 1).all() else steps
         return self._gather(rows, [window] * len(rows), len(steps), fields)
 
-    def windows(self, samples: Sequence[int], starts: Sequence[int], length: int, *, fields: Sequence[str] | None = None) -> Tensor:
+    def windows(
+        self, samples: Sequence[int] | np.ndarray, starts: Sequence[int] | np.ndarray, length: int, *, fields: Sequence[str] | None = None
+    ) -> Tensor:
         """Read one window of consecutive steps of each sample: what a training step asks for.
 
         Parameters

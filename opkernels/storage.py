@@ -39,7 +39,11 @@ def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file whole or not at all."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping) -> None:
@@ -127,7 +131,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
         value = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), value)
         if tensor.is_complex():
             tensor = torch.view_as_real(tensor)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return value
 
 

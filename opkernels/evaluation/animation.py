@@ -75,7 +75,7 @@ def _animation(columns: list[np.ndarray], names: list[str], axes: list[Axis], gr
         low, high = style["vmin"], style["vmax"]
         panel.set(xlabel=axes[0].name, ylim=(low - 0.1 * (high - low), high + 0.1 * (high - low)))
         panel.legend(frameon=False, loc="upper right")
-        heading = panel
+        heading, first = panel, panel
     else:
         x, y = axes
         height = min(4.0, 3.0 * y.length / x.length)
@@ -88,9 +88,9 @@ def _animation(columns: list[np.ndarray], names: list[str], axes: list[Axis], gr
             panel.set(title=name, xlabel=x.name)
         panels[0].set_ylabel(y.name)
         figure.colorbar(artists[-1], cax=panels[-1].inset_axes((1.03, 0, 0.08 / width, 1)))
-        heading = None
+        heading, first = None, panels[0]
     finish(figure, " ")
-    gap = artists[0].axes.text(0.5, 0.5, "", transform=artists[0].axes.transAxes, ha="center", va="center", color="#666666")
+    gap = first.text(0.5, 0.5, "", transform=first.transAxes, ha="center", va="center", color="#666666")
 
     def draw(i: int, caption: str) -> None:
         for artist, u in zip(artists, columns, strict=True):

@@ -128,6 +128,7 @@ def certify(
     size = {shape: min(shape) * 3 / k_max for shape in errors}
 
     fitted = None
+    allowed: dict[Shape, float | None]
     if order is not None:
         fitted, constant = _fit_order([shape[0] for shape in chain], [errors[shape] for shape in chain], reference.shape[0])
         allowed = {shape: 2 * constant * (min(shape) ** -fitted - reference.shape[0] ** -fitted) for shape in errors}
@@ -140,7 +141,7 @@ def certify(
     findings = [
         f"on {by(s)} the error {e:.1e} exceeds {allowed[s]:.1e}"
         for s, e in errors.items()
-        if allowed[s] is not None and not e <= allowed[s]
+        if (limit := allowed[s]) is not None and not e <= limit
     ]
     if all(limit is None for limit in allowed.values()):
         findings.append(f"no grid was judged; give shapes of at least {math.ceil(62 * k_max / 3)} samples per axis")
@@ -148,7 +149,7 @@ def certify(
         findings.append("the output does not depend on the input")
     if tolerance is not None:
         findings += _rising(errors, size)
-    if fitted is not None and not abs(fitted - order) <= 0.15:
+    if order is not None and fitted is not None and not abs(fitted - order) <= 0.15:
         findings.append(f"the errors fall with order {fitted:.2f}, not {order:g}")
     if equivariant and equivariance is not None and not equivariance <= (1e-10 if dtype == torch.float64 else 3e-5):
         findings.append(f"shifting the input changes the output by {equivariance:.1e}")

@@ -40,8 +40,8 @@ def frame_metrics(p: Tensor, r: Tensor, grid: Grid, edges: list[float]) -> dict[
     """
     p, r = p.double(), r.double()
     nonzero = (r != 0).flatten(2).any(-1)
-    flat = [u.flatten(0, 1).unsqueeze(1) for u in (p, r)]
-    by_field = rel_l2(*flat, grid, reduction="none").reshape(r.shape[:2])
+    flat_p, flat_r = (u.flatten(0, 1).unsqueeze(1) for u in (p, r))
+    by_field = rel_l2(flat_p, flat_r, grid, reduction="none").reshape(r.shape[:2])
     power = band_energy(r, grid, [0.0, float("inf")])
     bands = (band_energy(p - r, grid, edges) / power).sqrt()
     metrics = {

@@ -138,7 +138,8 @@ def plot_spectra(
         top = max(top, energy[shown].max(initial=0.0))
     axes.set(xscale="log", yscale="log", xlabel=f"wave number ({unit})", ylabel="energy per wave number")
     if top > 0:
-        low = min((line.get_ydata().min() for line in axes.lines if len(line.get_ydata())), default=top)
+        drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
+        low = min((y.min() for y in drawn if y.size), default=top)
         axes.set_ylim(max(low, top * 1e-12) / 2, top * 3)
     marks: dict[float, list[str]] = {}
     for label, k in (nyquist or {}).items():
@@ -176,10 +177,8 @@ def plot_error_by_resolution(errors: xarray.Dataset, metric: str = "rel_l2", *, 
         mean, low, high = _over_time(errors.sel(predictor=method), metric)
         if np.isnan(mean).all():
             continue
-        style = {"color": COLORS[method], "label": LABELS[method]}
-        axes.plot(
-            x, mean, marker={"model": "o", "upsampled": "s", "persistence": "_"}[method], ls="-" if method == "model" else "--", **style
-        )
+        marker = {"model": "o", "upsampled": "s", "persistence": "_"}[method]
+        axes.plot(x, mean, marker=marker, ls="-" if method == "model" else "--", color=COLORS[method], label=LABELS[method])
         if method == "model":
             axes.fill_between(x, low, high, color=COLORS[method], alpha=0.15, lw=0)
             for position, value in zip(x, mean, strict=True):

@@ -41,7 +41,7 @@ def random_function(
         u = c
         for axis, n in zip(grid.domain.axes, grid.shape, strict=True):
             # The leading index of a function is consumed, a spatial axis is appended.
-            u = torch.tensordot(u, _basis(axis, n, k_max, walls), dims=([2], [0]))
+            u = torch.einsum("bck...,kn->bc...n", u, _basis(axis, n, k_max, walls))
         return u
 
     reference = domain.grid([64] * domain.ndim)

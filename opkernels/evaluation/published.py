@@ -75,7 +75,7 @@ def _boundary_rms(e: Tensor) -> Tensor:
     if e.ndim == 4:
         return ((e[..., 0] ** 2 + e[..., -1] ** 2) / 2).sqrt()
     edges = [e[..., 0, :], e[..., -1, :], e[..., :, 0], e[..., :, -1]]
-    return (sum((edge**2).sum(-1) for edge in edges) / (2 * sum(e.shape[3:]))).sqrt()
+    return (torch.stack([(edge**2).sum(-1) for edge in edges]).sum(0) / (2 * sum(e.shape[3:]))).sqrt()
 
 
 def _pdebench_bands(e: Tensor, lengths: Sequence[float]) -> tuple[float, float, float]:

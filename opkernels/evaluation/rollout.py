@@ -87,6 +87,8 @@ class _Run:
     def __init__(self, plan: _Plan, view: Trajectories, samples: int, steps: int, keep: int):
         self.plan, self.view, self.rows, self.steps, self.keep = plan, view, slice(0, samples), steps, keep
         self.grid, self.outputs = view.grid, plan.surrogate.outputs
+        assert plan.surrogate.dt is not None
+        self.dt = plan.surrogate.dt
         self.first = view.read(self.rows, [0], fields=plan.surrogate.inputs)[:, 0]
         start = plan.truth(view, self.rows, 0)
         self.metrics = {name: torch.full((samples, steps), torch.nan, dtype=torch.float64) for name in _METRICS}
@@ -113,7 +115,7 @@ class _Run:
             r = None
         self._spectra(j, p, r)
         gone = diverged(p, self.range, _RANGE) & self.lost.isinf()
-        self.lost[gone] = j * self.plan.surrogate.dt
+        self.lost[gone] = j * self.dt
         if self.keep:
             self.kept["prediction"].append(p[: self.keep])
             if r is not None:
@@ -131,9 +133,9 @@ class _Run:
         """Return the result."""
         import xarray
 
-        time = np.arange(self.steps + 1) * self.plan.surrogate.dt
+        time = np.arange(self.steps + 1) * self.dt
         kappa = energy_spectrum(self.first[:1, :1].double(), self.grid)[0].numpy()
-        variables = {
+        variables: dict[str, tuple] = {
             name: (("sample", "time"), _after_first(values), {"definition": DEFINITIONS[name]}) for name, values in self.metrics.items()
         }
         mean = self.metrics["correlation"].mean(0)

@@ -163,7 +163,7 @@ def _describe_model(model: nn.Module) -> dict:
 
 
 def _plain(value):
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-4  # of the spacing: float32 coordinates pass, another resolutio
 
 
 def predict_dataset(
-    surrogate: Surrogate, data: xarray.Dataset, parameters: Mapping | None, output_shape: Sequence[int] | None, batch_size: int | None
+    surrogate: Surrogate, data: xarray.Dataset, parameters: Mapping | Tensor | None, output_shape: Sequence[int] | None, batch_size: int | None
 ) -> xarray.Dataset:
     """`Surrogate.predict` for a Dataset; extra dimensions (sample, time, ...) are carried along."""
     x, extra = _to_tensor(surrogate, data)
@@ -36,7 +36,7 @@ def rollout_dataset(
     surrogate: Surrogate,
     data: xarray.Dataset,
     steps: int,
-    parameters: Mapping | None,
+    parameters: Mapping | Tensor | None,
     batch_size: int | None,
     callback: Callable[[int, Tensor], None] | None,
 ) -> xarray.Dataset | None:
@@ -46,9 +46,10 @@ def rollout_dataset(
     data = data.isel(time=0) if "time" in data.dims else data
     x, extra = _to_tensor(surrogate, data)
     p = _parameters(surrogate, data, extra, parameters, len(x))
-    y = surrogate.rollout(x, steps, parameters=p, batch_size=batch_size, callback=callback)
-    if y is None:
-        return None
+    if callback is not None:
+        return surrogate.rollout(x, steps, parameters=p, batch_size=batch_size, callback=callback)
+    y = surrogate.rollout(x, steps, parameters=p, batch_size=batch_size)
+    assert surrogate.dt is not None
     start = float(data["time"]) if "time" in data.coords else 0.0
     return _to_dataset(surrogate, data, extra, y, start + surrogate.dt * np.arange(1, steps + 1))
 
@@ -123,9 +124,9 @@ def _to_dataset(surrogate: Surrogate, data: xarray.Dataset, extra: tuple, y: Ten
     sizes = [data.sizes[name] for name in extra]
     shape = y.shape[-domain.ndim :]
     assert math.prod(sizes) == len(y)
-    y = y.reshape(*sizes, *y.shape[1:]).numpy()
+    array = y.reshape(*sizes, *y.shape[1:]).numpy()
     dims = (*extra, *(() if times is None else ("time",)), *domain.names)
-    values = {name: (dims, np.take(y, c, axis=y.ndim - domain.ndim - 1)) for c, name in enumerate(surrogate.outputs)}
+    values = {name: (dims, np.take(array, c, axis=array.ndim - domain.ndim - 1)) for c, name in enumerate(surrogate.outputs)}
     coords = {a.name: a.coordinates(n, dtype=torch.float64).numpy() for a, n in zip(domain.axes, shape, strict=True)}
     coords |= {name: data[name] for name in extra if name in data.coords}
     if times is not None:

@@ -17,8 +17,9 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ class ParameterScaling:
     std: tuple[float, ...] = ()
 
     @classmethod
-    def fit(cls, values: Mapping[str, Sequence[float]]) -> ParameterScaling:
+    def fit(cls, values: Mapping[str, Sequence[float] | np.ndarray]) -> ParameterScaling:
         """Return the scaling of the training set's values, name -> (N,); logarithmic where max > 3 min > 0."""
         logarithmic, mean, std = [], [], []
         for column in values.values():
@@ -228,6 +229,26 @@ class Surrogate:
             channels[slot] = channel
         return torch.stack(channels, dim=1)
 
+    @overload
+    def predict(
+        self,
+        x: Tensor,
+        *,
+        parameters: Tensor | Mapping | None = ...,
+        output_shape: Sequence[int] | None = ...,
+        batch_size: int | None = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def predict(
+        self,
+        x: xarray.Dataset,
+        *,
+        parameters: Tensor | Mapping | None = ...,
+        output_shape: Sequence[int] | None = ...,
+        batch_size: int | None = ...,
+    ) -> xarray.Dataset: ...
+
     def predict(
         self,
         x: Tensor | xarray.Dataset,
@@ -284,6 +305,27 @@ class Surrogate:
             for frame in frames.unbind(1):
                 yield frame.to(**kind)
             state = self.feed(state, frames[:, -1])
+
+    @overload
+    def rollout(
+        self, x: Tensor, steps: int, *, parameters: Tensor | Mapping | None = ..., batch_size: int | None = ..., callback: None = ...
+    ) -> Tensor: ...
+
+    @overload
+    def rollout(
+        self, x: xarray.Dataset, steps: int, *, parameters: Tensor | Mapping | None = ..., batch_size: int | None = ..., callback: None = ...
+    ) -> xarray.Dataset: ...
+
+    @overload
+    def rollout(
+        self,
+        x: Tensor | xarray.Dataset,
+        steps: int,
+        *,
+        parameters: Tensor | Mapping | None = ...,
+        batch_size: int | None = ...,
+        callback: Callable[[int, Tensor], None],
+    ) -> None: ...
 
     def rollout(
         self,

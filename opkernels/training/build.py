@@ -119,7 +119,8 @@ def regime_of(config: Config, data: Trajectories) -> Regime:
     """Return the regime of a configuration; where it is not named, what the other entries and the data imply."""
     t = config.training
     implied = "direct" if data.n_times == 1 else "unrolled" if (t.unroll or 1) > 1 else "bundled" if (t.bundle or 1) > 1 else "one_step"
-    return Regime(t.regime or implied, t.unroll, t.bundle, t.stride, t.noise, t.curriculum)
+    given = {name: value for name, value in (("unroll", t.unroll), ("bundle", t.bundle)) if value is not None}
+    return Regime(t.regime or implied, stride=t.stride, noise=t.noise, curriculum=t.curriculum, **given)
 
 
 def load_run(folder: Path | str, config: Path | str | None = None) -> tuple[Surrogate, Config]:

@@ -189,10 +189,11 @@ def read_config(source: Path | str | Mapping, overrides: Sequence[str] = ()) -> 
     if config is not None:
         _cross_check(config, mistakes)
     model = raw.get("model") or {"arguments": {}}
-    if isinstance(model, Mapping) and isinstance(model.get("name", "FNO"), str):
+    name = model.get("name", "FNO") if isinstance(model, Mapping) else None
+    if isinstance(name, str):
         from opkernels.training.naming import mistakes_in_model
 
-        mistakes += mistakes_in_model(model.get("name", "FNO"), [key for key in model.get("arguments", {}) if isinstance(key, str)])
+        mistakes += mistakes_in_model(name, [key for key in model.get("arguments", {}) if isinstance(key, str)])
     if mistakes:
         many = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
         raise ValueError(f"{where} has {many}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{where} has {many}:", *mistakes]))
@@ -361,7 +362,7 @@ def _scalar(value, kind: type, where: str, bounds: Mapping, mistakes: list[str])
             value = str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         mistakes.append(f"{where}: got {_show(value)}; expected {_WORDS[kind]}")
         return value
     if problem := _out_of_bounds(value, bounds):

@@ -98,17 +98,17 @@ def join(device: str | torch.device | None = None) -> Group:
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(device)
-        torch.empty(1, device=device)
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use the device {str(device)!r} ({str(error).splitlines()[0]}); this machine may lack it") from error
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", local)
     if not dist.is_available():
-        return Group(0, 1, device)
+        return Group(0, 1, chosen)
     owner = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if owner:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     if not dist.is_initialized():
-        return Group(0, 1, device)
-    return Group(dist.get_rank(), dist.get_world_size(), device, owner)
+        return Group(0, 1, chosen)
+    return Group(dist.get_rank(), dist.get_world_size(), chosen, owner)

@@ -243,6 +243,7 @@ def _frames(outputs: Sequence[str], bundle: int) -> tuple[str, ...]:
 
 
 def _time_step(data: Trajectories, stride: int) -> float:
+    assert data.times is not None, "regime.offsets refuses data without times"
     gaps = np.diff(data.times)
     if not np.allclose(gaps, gaps[0], rtol=1e-4):
         raise ValueError(

@@ -105,7 +105,7 @@ class _Wandb:
         self.run = wandb.init(dir=folder, name=folder.name if folder else None)
 
     def write(self, row: Mapping[str, float | None]) -> None:
-        self.run.log(dict(row), step=int(row["step"]))
+        self.run.log(dict(row), step=int(row["step"] or 0))
 
     def close(self) -> None:
         self.run.finish()

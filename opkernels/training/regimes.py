@@ -58,8 +58,8 @@ class Regime:
     """
 
     kind: str = "one_step"
-    unroll: int | None = None
-    bundle: int | None = None
+    unroll: int = None  # type: ignore[assignment]  # filled in below
+    bundle: int = None  # type: ignore[assignment]
     stride: int = 1
     noise: float = 0.0
     curriculum: float = 0.0

@@ -78,21 +78,21 @@ class Run:
         self.group.copy_from_first(self.model)
         if self.folder and resume and (self.folder / LAST).is_file():
             self.progress = read_checkpoint(self.folder, self.surrogate, self.optimizer, self.settings)
-            self._check_kept()
+            self._check_kept(self.folder)
             if self.progress.scaler:
                 self.scaler.load_state_dict(self.progress.scaler)
 
-    def _check_kept(self) -> None:
+    def _check_kept(self, folder: Path) -> None:
         """See to it that the weights kept so far are there, and write them again where the checkpoint holds them."""
         now, kept = self.progress, self.surrogate.notes.get("kept_epoch")
-        if kept is None or (self.folder / BEST).is_file():
+        if kept is None or (folder / BEST).is_file():
             return
         if self.keeps_last or (kept == now.epoch and not now.batch):
             self.group.wait()  # the others may not see the file before they have looked
             self._keep_weights()
             return
         raise ValueError(
-            f"{self.folder} has lost {BEST}, the weights of epoch {kept}; put it back, or take another folder "
+            f"{folder} has lost {BEST}, the weights of epoch {kept}; put it back, or take another folder "
             f"(the weights of epoch {now.epoch} are in {LAST}, and opkernels.load reads them)"
         )
 
