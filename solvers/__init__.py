@@ -5,12 +5,15 @@ from opkernels.solvers.burgers import Burgers1D
 from opkernels.solvers.coefficients import log_normal, two_phase
 from opkernels.solvers.darcy import Darcy2D
 from opkernels.solvers.fast_poisson import poisson_solve
+from opkernels.solvers.fitzhugh_nagumo import FitzHughNagumo
 from opkernels.solvers.gray_scott import GrayScott
 from opkernels.solvers.kdv import KortewegDeVries
 from opkernels.solvers.kolmogorov import KolmogorovFlow
 from opkernels.solvers.kuramoto_sivashinsky import KuramotoSivashinsky
 from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.random_fields import GaussianRandomField
+from opkernels.solvers.random_functions import RandomBumps, RandomWaves
+from opkernels.solvers.random_vorticity import RandomVorticity
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
 from opkernels.solvers.wave import Wave2D
@@ -20,6 +23,7 @@ __all__ = [
     "AllenCahn",
     "Burgers1D",
     "Darcy2D",
+    "FitzHughNagumo",
     "GaussianRandomField",
     "GrayScott",
     "KolmogorovFlow",
@@ -27,6 +31,9 @@ __all__ = [
     "KuramotoSivashinsky",
     "MeshWave2D",
     "NavierStokes2D",
+    "RandomBumps",
+    "RandomVorticity",
+    "RandomWaves",
     "SolverError",
     "SpectralWave",
     "Wave2D",

@@ -34,7 +34,7 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.spectral import parameter
 
-__all__ = ["GaussianRandomField", "mode_normals"]
+__all__ = ["GaussianRandomField", "check_draw", "mode_normals", "mode_uniforms"]
 
 CONVENTIONS = {"torch2022": 1.0, "paper2020": 2.0}  # E|c_n|² / λ_n
 _LOW = np.uint64(0xFFFFFFFF)
@@ -55,6 +55,27 @@ def _philox(counter: list[np.ndarray], seed: int) -> list[np.ndarray]:
     return [a, b, c, d]
 
 
+def _drawn(modes: np.ndarray, samples: np.ndarray, seed: int, finish: Callable) -> np.ndarray:
+    """Return finish(u, v) of two independent uniform numbers in [0, 1) for each sample and mode, (2, S, M)."""
+    words = (modes.astype(np.int64) & 0xFFFFFFFF).astype(np.uint64)
+    out = np.empty((2, len(samples), len(words)))
+    block = max(1, _CHUNK // max(1, len(words)))
+    for first in range(0, len(samples), block):
+        sample = samples[first : first + block].astype(np.uint64)[:, None]
+        for start in range(0, len(words), _CHUNK):
+            n1, n2, n3 = words[start : start + _CHUNK].T
+            a, b, c, d = _philox([n1[None], n2[None], n3[None], sample], seed)
+            u, v = (((high >> np.uint64(5)) * 67108864.0 + (low >> np.uint64(6))) / 2.0**53 for high, low in ((a, b), (c, d)))
+            place = np.s_[first : first + block, start : start + _CHUNK]
+            out[0][place], out[1][place] = finish(u, v)
+    return out
+
+
+def mode_uniforms(modes: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarray:
+    """Return two independent uniform numbers in [0, 1) for each sample and mode; as `mode_normals`, which is made of them."""
+    return _drawn(modes, samples, seed, lambda u, v: (u, v))
+
+
 def mode_normals(modes: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarray:
     """Return two independent standard normals for each sample and mode.
 
@@ -71,21 +92,24 @@ def mode_normals(modes: np.ndarray, samples: np.ndarray, seed: int) -> np.ndarra
     -------
     float64 array, (2, S, M)
     """
-    words = (modes.astype(np.int64) & 0xFFFFFFFF).astype(np.uint64)
-    out = np.empty((2, len(samples), len(words)))
-    block = max(1, _CHUNK // max(1, len(words)))
-    for first in range(0, len(samples), block):
-        sample = samples[first : first + block].astype(np.uint64)[:, None]
-        for start in range(0, len(words), _CHUNK):
-            n1, n2, n3 = words[start : start + _CHUNK].T
-            a, b, c, d = _philox([n1[None], n2[None], n3[None], sample], seed)
-            # 53 bits each; the first uniform lies in (0, 1], so that its logarithm is finite
-            radius = np.sqrt(-2.0 * np.log(((a >> np.uint64(5)) * 67108864.0 + (b >> np.uint64(6)) + 1.0) / 2.0**53))
-            angle = ((c >> np.uint64(5)) * 67108864.0 + (d >> np.uint64(6))) * (2 * math.pi / 2.0**53)
-            place = np.s_[first : first + block, start : start + _CHUNK]
-            np.multiply(radius, np.cos(angle), out=out[0][place])
-            np.multiply(radius, np.sin(angle), out=out[1][place])
-    return out
+
+    def polar(u, v):
+        radius = np.sqrt(-2.0 * np.log(u + 2.0**-53))  # in (0, 1], so that the logarithm is finite
+        return radius * np.cos(2 * math.pi * v), radius * np.sin(2 * math.pi * v)
+
+    return _drawn(modes, samples, seed, polar)
+
+
+def check_draw(name: str, n: int, start: int, seed: int) -> None:
+    """Refuse numbers of samples and seeds that are not whole numbers of 32 and 64 bits.
+
+    Raises
+    ------
+    ValueError
+    """
+    for what, value, top in (("n", n, 1 << 32), ("start", start, 1 << 32), ("seed", seed, 1 << 64)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < top:
+            raise ValueError(f"{name}.sample got {what}={value!r}; give a whole number from 0 to {top - 1}")
 
 
 class GaussianRandomField:
@@ -104,6 +128,9 @@ class GaussianRandomField:
         "paper2020" drew real and imaginary parts of variance one each, E|c_n|² = 2 λ_n (periodic only).
     spectrum : callable, optional
         λ as a function of the wave number |κ| (a float64 tensor), in place of the power law.
+    cutoff : float, optional
+        Modes of larger |κ| are left out; with it any `alpha` has a finite variance: alpha=0 is white
+        noise as far as the cutoff.
 
     Raises
     ------
@@ -128,6 +155,7 @@ class GaussianRandomField:
         mean: float = 0.0,
         convention: str = "torch2022",
         spectrum: Callable[[Tensor], Tensor] | None = None,
+        cutoff: float | None = None,
     ):
         if not isinstance(domain, Domain) or domain.ndim > 3:
             raise ValueError(f"GaussianRandomField got domain={domain!r}; give a Domain of one to three axes")
@@ -137,15 +165,17 @@ class GaussianRandomField:
             raise ValueError('convention="paper2020" is defined on periodic domains only; use "torch2022" between walls')
         self.domain, self.convention, self.spectrum = domain, convention, spectrum
         self.alpha, self.tau = parameter(alpha, "alpha"), parameter(tau, "tau", lowest=0.0)
-        if spectrum is None and self.alpha <= domain.ndim / 2:
+        self.cutoff = None if cutoff is None else parameter(cutoff, "cutoff", above=0.0)
+        if spectrum is None and cutoff is None and self.alpha <= domain.ndim / 2:
             raise ValueError(
-                f"GaussianRandomField got alpha={alpha:g} in {domain.ndim}-D; give alpha > {domain.ndim / 2:g}, "
+                f"GaussianRandomField got alpha={alpha:g} in {domain.ndim}-D; give alpha > {domain.ndim / 2:g} or a cutoff, "
                 "or the variance grows without bound under refinement"
             )
         if sigma is None and self.tau == 0 and spectrum is None:
             raise ValueError("GaussianRandomField got tau=0 without sigma; give the amplitude sigma")
-        default = 1.0 if spectrum is not None else self.tau ** (self.alpha - domain.ndim / 2)
-        self.sigma = default if sigma is None else parameter(sigma, "sigma", lowest=0.0)
+        if sigma is None:
+            sigma = 1.0 if spectrum is not None else self.tau ** (self.alpha - domain.ndim / 2)
+        self.sigma = parameter(sigma, "sigma", lowest=0.0)
         self.mean = parameter(mean, "mean")
 
     def variance(self, kappa: Tensor) -> Tensor:
@@ -154,7 +184,8 @@ class GaussianRandomField:
             lam = self.sigma**2 * self.spectrum(kappa)
         else:
             lam = self.sigma**2 * (kappa.square() + self.tau**2).pow(-self.alpha)
-        return torch.where(kappa > 0, CONVENTIONS[self.convention] * lam, 0.0)
+        kept = kappa > 0 if self.cutoff is None else (kappa > 0) & (kappa <= self.cutoff)
+        return torch.where(kept, CONVENTIONS[self.convention] * lam, 0.0)
 
     def sample(
         self,
@@ -185,9 +216,7 @@ class GaussianRandomField:
         -------
         Tensor, (n, 1, *shape)
         """
-        for name, value, top in (("n", n, 1 << 32), ("start", start, 1 << 32), ("seed", seed, 1 << 64)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < top:
-                raise ValueError(f"GaussianRandomField.sample got {name}={value!r}; give a whole number from 0 to {top - 1}")
+        check_draw("GaussianRandomField", n, start, seed)
         grid = self.domain.grid(*shape)
         dtype = dtype or torch.get_default_dtype()
         out = torch.empty(n, 1, *grid.shape, dtype=dtype, device=device)

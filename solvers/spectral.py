@@ -230,12 +230,14 @@ class SpectralSolver:
     fields: tuple[str, ...] = ()
     dimensions: tuple[int, ...] = (1, 2, 3)
     schemes: tuple[str, ...] = tuple(METHODS)
+    walled: bool = False  # whether axes with walls are taken, too
 
     def __init__(self, domain: Domain, method: str):
         name = type(self).__name__
         if not isinstance(domain, Domain):
             raise ValueError(f"{name} got domain={domain!r}; give a Domain, for example Domain.periodic(1.0, 1.0)")
-        domain.require_periodic(name)
+        if not self.walled:
+            domain.require_periodic(name)
         if domain.ndim not in self.dimensions:
             sizes = " or ".join(f"{d}-D" for d in self.dimensions)
             raise ValueError(f"{name} got a {domain.ndim}-D domain; it solves {sizes} problems")
