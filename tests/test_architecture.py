@@ -10,7 +10,7 @@ BASE = GROUND | {"transforms", "spherical", "neighbors", "particles", "resample"
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
 MIDDLE = {"losses", "metrics", "normalization", "storage", "surrogate"}
-ROOF = LEARNED | KNOWN | MIDDLE | {"training", "evaluation"}
+ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "training", "evaluation"}
 
 ALLOWED = {  # room -> rooms it may import from
     "domains": set(),
@@ -26,6 +26,7 @@ ALLOWED = {  # room -> rooms it may import from
     "losses": BASE | {"metrics"},
     "metrics": BASE,
     "normalization": BASE,
+    "configuration": set(),
     "storage": set(),
     "surrogate": LEARNED | {"normalization", "datasets", "storage"},
     "training": ROOF,
