@@ -68,15 +68,22 @@ def _inputs(recipe: Recipe, samples: range, grid: Grid) -> _Inputs:
     """Return the inputs on a grid; whatever the grid, they are the functions that the recipe draws at its resolution."""
     parameters = {name: torch.from_numpy(values) for name, values in draw_parameters(recipe, samples).items()}
     arguments = {name: _argument(recipe, value, name, samples, parameters, grid) for name, value in recipe.arguments.items()}
-    channels = []
-    for i, (name, form) in enumerate(recipe.inputs.items()):
-        field = _field(recipe, form, samples, parameters, recipe.seed if i == 0 else _stream(recipe.seed, name), grid)
+    fields: dict[str, Tensor] = {}
+    seeds = {name: recipe.seed if i == 0 else _stream(recipe.seed, name) for i, name in enumerate(recipe.inputs)}
+    for name, form in sorted(recipe.inputs.items(), key=lambda item: _uses(item[1], recipe.inputs)):  # those that use others last
+        known = parameters | fields
+        field = _field(recipe, form, samples, known, seeds[name], grid)
         bad = (~torch.isfinite(field)).flatten(1).any(dim=1).nonzero().flatten().tolist()
         if bad:
             told = f" (its expression is {form.text!r})" if isinstance(form, Expression) else ""
             raise ValueError(f"the initial {name} of sample {samples[bad[0]]} holds a NaN or infinity{told}; look at the recipe's formula")
-        channels.append(field)
-    return _Inputs(arguments, torch.stack(channels, dim=1))
+        fields[name] = field
+    return _Inputs(arguments, torch.stack([fields[name] for name in recipe.inputs], dim=1))
+
+
+def _uses(form, names) -> bool:
+    """Return whether a form is an expression of other fields."""
+    return isinstance(form, Expression) and bool(form.used & set(names))
 
 
 def _stream(seed: int, name: str) -> int:
@@ -85,15 +92,19 @@ def _stream(seed: int, name: str) -> int:
 
 
 def _column(values: Tensor, ndim: int) -> Tensor:
-    """Shape per-sample numbers (B,) to broadcast against (B, *spatial)."""
-    return values.reshape(-1, *[1] * ndim)
+    """Shape per-sample numbers (B,) to broadcast against (B, *spatial); fields are as they are."""
+    return values.reshape(-1, *[1] * ndim) if values.ndim == 1 else values
 
 
 def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int, grid: Grid) -> Tensor:
-    """Return a form as samples (B, *spatial) in float64; a random field is drawn at the recipe's resolution, then transformed on `grid`."""
+    """Return a form as samples (B, *spatial) in float64.
+
+    A random field is drawn at the recipe's resolution, then transformed on `grid`; one in closed form is drawn there at once.
+    `parameters` holds numbers per sample (B,), and the initial fields (B, *spatial) that an expression may use.
+    """
     shape = (len(samples), *grid.shape)
-    if isinstance(form, float):
-        return torch.full(shape, form, dtype=torch.float64)
+    if isinstance(form, (int, float)):
+        return torch.full(shape, float(form), dtype=torch.float64)
     if isinstance(form, Law):
         raise ValueError("an initial field is given as a law; name the law under parameters and use it in an expression")
     points = dict(zip(recipe.domain.names, grid.coordinates(dtype=torch.float64), strict=True))
@@ -101,7 +112,7 @@ def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], 
     if isinstance(form, Expression):
         return form(**points).expand(shape).clone()
     generator = getattr(solvers, form.name)(recipe.domain, **form.arguments)
-    drawn = recipe.domain.grid(*recipe.resolution)
+    drawn = grid if getattr(generator, "pointwise", False) else recipe.domain.grid(*recipe.resolution)
     field = generator.sample(len(samples), drawn.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, 0]
     field = resample(field, drawn, grid)
     return field if form.transform is None else form.transform(value=field, **points).expand(shape)

@@ -4,7 +4,7 @@
 | ------------ | ------------------------------------------------------------------------ | ----------------------------------- |
 | solver       | a name of `opkernels.solvers` and its keyword arguments                   | {name: NavierStokes2D, viscosity: 1e-3} |
 | domain       | ``periodic`` or ``box`` lengths, or ``axes``                              | {periodic: [2*pi, 2*pi]}            |
-| initial      | the initial field, or one per field of the solver                         | {name: GaussianRandomField, alpha: 2.5} |
+| initial      | the initial field, or one per field of the solver, which may use another by its name | {a: 1 - b, b: {name: RandomBumps}} |
 | coefficient  | in its place for stationary solvers                                       | {name: ..., transform: "exp(value)"} |
 | times        | output times, a list or ``start, stop, count``; stationary solvers have none | {stop: 20, count: 21}               |
 | resolution   | samples per axis                                                          | [64, 64]                            |
@@ -177,6 +177,7 @@ def _read_formulas(data: Mapping, values: dict, mistakes: _Mistakes) -> None:
     laws = {name: mistakes.of(_law, law, f"parameters.{name}") for name, law in named.items()}
     names = [*axes, *([] if _is_stationary(solver) else ["t"]), *laws]
     values["arguments"] = mistakes.of(_arguments, data["solver"], solver, names, mistakes) or {}
+    mistakes.of(_check_forcing, values["arguments"].get("forcing"), data["solver"].get("forcing"), [*laws])
     laws |= {name: value for name, value in values["arguments"].items() if isinstance(value, Law)}
     _check_names(named, values["arguments"], solver, axes, mistakes)
     form = data.get("coefficient" if _is_stationary(solver) else "initial")
@@ -185,6 +186,15 @@ def _read_formulas(data: Mapping, values: dict, mistakes: _Mistakes) -> None:
     values["parameters"] = laws
     if not mistakes:
         mistakes.of(try_solver, solver, values["domain"], values["arguments"], laws)
+
+
+def _check_forcing(forcing, told, laws: list[str]) -> None:
+    """Refuse a number per sample where a field is wanted: (B,) samples would be read along the last axis."""
+    if isinstance(forcing, Law) or (isinstance(forcing, Expression) and forcing.used and forcing.used <= set(laws)):
+        raise ValueError(
+            f"solver.forcing is {told!r}, one number per sample, which does not say where it acts; name the law under parameters and "
+            'write an expression of the coordinates, for instance forcing: "amplitude * sin(2*pi*x)"'
+        )
 
 
 def _check_names(named: Mapping, arguments: Mapping, solver, axes: tuple[str, ...], mistakes: _Mistakes) -> None:
@@ -353,7 +363,7 @@ def _value(value, what: str, names: list[str]):
         return _random_field(value, what, names) if "name" in value else _law(value, what)
     if isinstance(value, (list, tuple)):
         return tuple(_value(item, what, names) for item in value)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, (bool, int)):  # whole numbers stay whole: some arguments count
         return value
     if isinstance(value, str) and value.isidentifier() and value not in (*names, "pi"):
         return value  # an option such as method: IFAB4
@@ -397,8 +407,12 @@ def _inputs(value, solver, names: list[str], mistakes: _Mistakes) -> dict:
     forms = value if by_name else {wanted[0]: value}
     if set(forms) != set(wanted):
         raise ValueError(f"initial names the fields {', '.join(forms)}; {solver.__name__} has {', '.join(wanted)}")
-    read = {name: mistakes.of(_value, forms[name], f"initial.{name}" if by_name else "initial", names) for name in wanted}
+    others = {name: [other for other in wanted if other != name] if by_name else [] for name in wanted}
+    read = {name: mistakes.of(_value, forms[name], f"initial.{name}" if by_name else "initial", [*names, *others[name]]) for name in wanted}
     for name, form in read.items():
-        if form is not None and not isinstance(form, (float, Law, Expression, RandomField)):
+        for other in form.used & set(others[name]) if isinstance(form, Expression) else ():
+            if isinstance(read[other], Expression) and read[other].used & set(wanted):
+                mistakes.append(f"the initial {name} uses {other}, which uses another field itself; write one of them out")
+        if form is not None and (isinstance(form, bool) or not isinstance(form, (int, float, Law, Expression, RandomField))):
             mistakes.append(f"the initial {name} is {form!r}; give a number, an expression of {', '.join(names)}, or a random field")
     return read
