@@ -113,11 +113,15 @@ class _CosineModes:
         for k, n, axis in zip(basis.wavenumbers(u0.device, torch.float64), basis.shape, basis.grid.domain.axes, strict=True):
             intervals = n - (axis.points == "endpoint")
             mask = mask * (3 * k * axis.length / math.pi < 2 * intervals - 0.5)
-        self.mask = mask.to(u0.dtype)
+        self.mask = mask
+
+    def transform(self, u: Tensor) -> Tensor:
+        """Return the coefficients of fields (..., *spatial), those that are not kept included."""
+        return self.basis.forward(u)
 
     def to_modes(self, u: Tensor) -> Tensor:
-        """Return the kept coefficients of fields (..., *spatial); other modes are zero."""
-        return self.basis.forward(u) * self.mask
+        """Return the kept coefficients; other modes are zero."""
+        return self.basis.forward(u) * self.mask.to(self.dtype)
 
     def to_grid(self, u_hat: Tensor) -> Tensor:
         """Return the fields of coefficients."""
