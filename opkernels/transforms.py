@@ -308,7 +308,7 @@ def _pairs(lower: int, upper: int, n: int, nyquist: bool, device) -> Tensor:
 
 @dataclass(frozen=True)
 class Basis:
-    """The first functions of an orthonormal basis of an axis, in the mean square over [lower, upper].
+    """Functions of a basis of an axis, orthonormal in the mean square over [lower, upper]: the first ones, or some of them.
 
     With s = (x - lower)/L:
 
@@ -318,6 +318,10 @@ class Basis:
     | "cosine"   | 1, sqrt2 cos(pi k s), k = 1 .. m - 1                               | walls, whatever the values  |
     | "sine"     | sqrt2 sin(pi k s), k = 1 .. m                                      | walls with the value zero   |
     | "legendre" | sqrt(2k + 1) P_k(2s - 1), k = 0 .. m - 1                           | walls, smooth; "gauss" best |
+    | "chebyshev"| T_0, sqrt2 T_k(2s - 1), k = 1 .. m - 1                             | the same span as legendre   |
+
+    Chebyshev polynomials alone are not orthonormal in the mean square (they are under the weight 1/sqrt(s(1 - s))): sums of
+    squares of their coefficients are not integrals.
 
     Analysis is the least-squares fit in the quadrature of the samples: c = (B w B^T)^-1 B w u, with B the functions at the
     true positions of the samples. Where they are orthonormal under the quadrature (cosine and sine at cells and endpoints,
@@ -326,25 +330,34 @@ class Basis:
 
     Parameters
     ----------
-    kind : {"fourier", "cosine", "sine", "legendre"}
+    kind : {"fourier", "cosine", "sine", "legendre", "chebyshev"}
         Family of functions.
     n_modes : int
         Their number m; of "fourier" the largest odd number up to it.
+    kept : tuple of int, optional
+        Numbers of those in use, rising from 0 to m - 1; the others are fitted and left out. Default: all.
 
     Raises
     ------
     ValueError
-        If the kind is unknown or the number is below one; on use, if "fourier" meets an axis with walls at endpoint or
-        gauss points.
+        If the kind is unknown, the number is below one, or `kept` are not among them; on use, if "fourier" meets an axis
+        with walls at endpoint or gauss points.
     """
 
     kind: str
     n_modes: int
+    kept: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.kind not in _FUNCTIONS:
             raise ValueError(f"Basis got kind={self.kind!r}; choose one of {', '.join(_FUNCTIONS)}")
         checked_modes(self.n_modes)
+        if self.kept is None:
+            return
+        kept = tuple(int(i) for i in self.kept)
+        if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= self.span:
+            raise ValueError(f"Basis got kept={self.kept} of {self.span} functions; give rising numbers from 0 to {self.span - 1}")
+        object.__setattr__(self, "kept", None if len(kept) == self.span else kept)
 
     @classmethod
     def of(cls, axis: Axis, n_modes: int) -> Basis:
@@ -352,9 +365,31 @@ class Basis:
         return cls("fourier" if axis.periodic else "cosine", n_modes)
 
     @property
-    def size(self) -> int:
-        """Number of functions."""
+    def span(self) -> int:
+        """Number of functions that samples are fitted with."""
         return 2 * ((self.n_modes - 1) // 2) + 1 if self.kind == "fourier" else self.n_modes
+
+    @property
+    def size(self) -> int:
+        """Number of functions in use."""
+        return self.span if self.kept is None else len(self.kept)
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Number k of each function in use: waves, half waves or degree."""
+        numbers = range(self.span) if self.kept is None else self.kept
+        return tuple((i + 1) // 2 if self.kind == "fourier" else i + (self.kind == "sine") for i in numbers)
+
+    @property
+    def orthonormal(self) -> bool:
+        """Whether the sum of squares of the coefficients is the integral of the square (Parseval)."""
+        return self.kind != "chebyshev"
+
+    def at(self, axis: Axis, positions: Tensor) -> Tensor:
+        """Return the functions at any positions (...), as (..., size); they are differentiable in the positions."""
+        s = (positions.double() - axis.lower) / axis.length
+        values = _POINTWISE[self.kind](s, torch.arange(self.span, device=s.device))
+        return ((values if self.kept is None else values[..., list(self.kept)]) / math.sqrt(axis.length)).to(positions.dtype)
 
     def analysis(self, axis: Axis, n: int, device=None, dtype=None) -> Tensor:
         """Return the matrix (size, n) from samples to coefficients."""
@@ -432,18 +467,55 @@ def _real_fourier(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor
     return values * _norms(k), 2 * k < n
 
 
-def _legendre(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
-    z = 2 * (axis.coordinates(n, device, torch.float64) - axis.lower) / axis.length - 1
-    rows = [torch.ones_like(z), z]
-    for k in range(1, size - 1):
-        rows.append(((2 * k + 1) * z * rows[k] - k * rows[k - 1]) / (k + 1))
+def _polynomials(axis: Axis, n: int, size: int, device, values) -> tuple[Tensor, Tensor]:
+    """Return polynomials at the samples, and which the samples carry: on uniform ones, a degree above 2 sqrt(n) amplifies noise."""
+    s = (axis.coordinates(n, device, torch.float64) - axis.lower) / axis.length
     k = torch.arange(size, device=device)
-    # on uniform points, fits of a degree above 2 sqrt(n) amplify noise
-    carried = k < n if axis.points == "gauss" else k * k < 4 * n
-    return torch.stack(rows[:size]) * (2 * k + 1).double().sqrt()[:, None], carried
+    return values(s, k).T, k < n if axis.points == "gauss" else k * k < 4 * n
 
 
-_FUNCTIONS = {"fourier": _real_fourier, "cosine": _cosine, "sine": _sine, "legendre": _legendre}
+def _legendre(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    return _polynomials(axis, n, size, device, _legendre_at)
+
+
+def _chebyshev(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
+    return _polynomials(axis, n, size, device, _chebyshev_at)
+
+
+_FUNCTIONS = {"fourier": _real_fourier, "cosine": _cosine, "sine": _sine, "legendre": _legendre, "chebyshev": _chebyshev}
+
+
+def _waves_at(s: Tensor, i: Tensor) -> Tensor:
+    k = (i + 1) // 2
+    angles = 2 * math.pi * s[..., None] * k
+    return torch.where((i % 2 == 0) & (k > 0), angles.sin(), angles.cos()) * _norms(k)[:, 0].to(s)
+
+
+def _cosines_at(s: Tensor, i: Tensor) -> Tensor:
+    return (math.pi * s[..., None] * i).cos() * _norms(i)[:, 0].to(s)
+
+
+def _sines_at(s: Tensor, i: Tensor) -> Tensor:
+    return (math.pi * s[..., None] * (i + 1)).sin() * math.sqrt(2)
+
+
+def _legendre_at(s: Tensor, i: Tensor) -> Tensor:
+    z = 2 * s - 1
+    rows = [torch.ones_like(z), z]
+    for k in range(1, len(i) - 1):
+        rows.append(((2 * k + 1) * z * rows[k] - k * rows[k - 1]) / (k + 1))
+    return torch.stack(rows[: len(i)], dim=-1) * (2 * i + 1).to(s).sqrt()
+
+
+def _chebyshev_at(s: Tensor, i: Tensor) -> Tensor:
+    z = 2 * s - 1
+    rows = [torch.ones_like(z), z]
+    for k in range(1, len(i) - 1):
+        rows.append(2 * z * rows[k] - rows[k - 1])
+    return torch.stack(rows[: len(i)], dim=-1) * _norms(i)[:, 0].to(s)
+
+
+_POINTWISE = {"fourier": _waves_at, "cosine": _cosines_at, "sine": _sines_at, "legendre": _legendre_at, "chebyshev": _chebyshev_at}
 
 
 def _norms(k: Tensor) -> Tensor:
@@ -456,14 +528,15 @@ def _intervals(axis: Axis, n: int) -> int:
 
 
 def _values(basis: Basis, axis: Axis, n: int, device) -> tuple[Tensor, Tensor]:
-    """Return the functions at the samples, (size, n), those that n samples do not carry zero, and which they carry."""
-    values, carried = _FUNCTIONS[basis.kind](axis, n, basis.size, device)
+    """Return the functions at the samples, (span, n), those that n samples do not carry zero, and which they carry."""
+    values, carried = _FUNCTIONS[basis.kind](axis, n, basis.span, device)
     return values * carried.double()[:, None] / math.sqrt(axis.length), carried
 
 
 @table
 def _synthesis(basis: Basis, axis: Axis, n: int, device) -> Tensor:
-    return _values(basis, axis, n, device)[0].T.clone(memory_format=torch.contiguous_format)
+    values = _values(basis, axis, n, device)[0]
+    return (values if basis.kept is None else values[list(basis.kept)]).T.clone(memory_format=torch.contiguous_format)
 
 
 @table
@@ -471,4 +544,5 @@ def _analysis(basis: Basis, axis: Axis, n: int, device) -> Tensor:
     values, carried = _values(basis, axis, n, device)
     weighted = values * axis.weights(n, device, torch.float64)
     gram = weighted @ values.T + torch.diag((~carried).double())
-    return torch.linalg.solve(gram, weighted)
+    matrix = torch.linalg.solve(gram, weighted)
+    return matrix if basis.kept is None else matrix[list(basis.kept)]

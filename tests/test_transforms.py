@@ -14,7 +14,7 @@ CASES = [((33,), (8,)), ((16, 20), (7, 9)), ((9, 12), (16, 16)), ((12, 9, 10), (
 RULES = [Modes.symmetric, Modes.neuraloperator]
 BASES = [
     (kind, points)
-    for kind in ("fourier", "cosine", "sine", "legendre")
+    for kind in ("fourier", "cosine", "sine", "legendre", "chebyshev")
     for points in ("node", "cell", "endpoint", "gauss")
     if kind != "fourier" or points in ("node", "cell")
 ]
@@ -122,6 +122,8 @@ def exact_values(kind, k, s):
         return torch.cos(math.pi * k * s) * (math.sqrt(2) if k else 1)
     if kind == "sine":
         return torch.sin(math.pi * (k + 1) * s) * math.sqrt(2)
+    if kind == "chebyshev":
+        return torch.special.chebyshev_polynomial_t(2 * s - 1, k) * (math.sqrt(2) if k else 1)
     return torch.special.legendre_polynomial_p(2 * s - 1, k) * math.sqrt(2 * k + 1)
 
 
@@ -130,7 +132,7 @@ def test_basis_functions_at_the_true_positions(kind, points):
     axis, basis = Axis(-1.0, 2.0, points=points), Basis(kind, 9)
     s = (axis.coordinates(17, dtype=torch.float64) + 1) / 3
     wanted = torch.stack([exact_values(kind, k, s) for k in range(basis.size)], dim=1) / math.sqrt(3)
-    carried = slice(0, 9) if (kind, points) != ("legendre", "cell") else slice(0, 8)
+    carried = slice(0, 9) if kind not in ("legendre", "chebyshev") or points != "cell" else slice(0, 8)
     torch.testing.assert_close(basis.synthesis(axis, 17, dtype=torch.float64)[:, carried], wanted[:, carried], rtol=0, atol=1e-13)
 
 
@@ -154,6 +156,30 @@ def test_orthonormal_under_the_quadrature(kind, points, n):
     B = Basis(kind, 9).synthesis(axis, n, dtype=torch.float64)
     gram = B.T * axis.weights(n, dtype=torch.float64) @ B
     torch.testing.assert_close(gram, torch.eye(9, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["fourier", "cosine", "sine", "legendre", "chebyshev"])
+def test_functions_at_any_positions_are_those_of_the_samples(kind):
+    axis, basis = Axis(-1.0, 2.0), Basis(kind, 9, kept=(0, 1, 4, 6))
+    x = axis.coordinates(24, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(basis.at(axis, x), basis.synthesis(axis, 24, dtype=torch.float64), rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(lambda x: basis.at(axis, x[:3]), (x,))
+
+
+@pytest.mark.parametrize("kind", ["fourier", "cosine", "sine", "legendre", "chebyshev"])
+def test_some_functions_of_a_basis_have_the_coefficients_they_have_among_all(kind):
+    axis, kept = Axis(0.0, 2.0), (0, 2, 3, 6)
+    whole, part = Basis(kind, 9), Basis(kind, 9, kept=kept)
+    assert part.size == 4 and part.orders == tuple(whole.orders[i] for i in kept)
+    torch.testing.assert_close(part.analysis(axis, 30), whole.analysis(axis, 30)[list(kept)])
+    torch.testing.assert_close(part.synthesis(axis, 30), whole.synthesis(axis, 30)[:, list(kept)])
+    assert Basis(kind, 9, kept=tuple(range(9))) == whole
+
+
+@pytest.mark.parametrize("kept", [(), (1, 0), (0, 0), (-1, 2), (0, 9)])
+def test_refuses_functions_that_a_basis_does_not_have(kept):
+    with pytest.raises(ValueError, match="of 9 functions; give rising numbers from 0 to 8"):
+        Basis("cosine", 9, kept=kept)
 
 
 @pytest.mark.parametrize("n", [64, 1024])

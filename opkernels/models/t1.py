@@ -2,16 +2,18 @@
 
     z = sqrt(M) <phi_k, u>           analysis of the input channels, M modes: exact quadrature at the true samples
     z <- W z + b(k)                  lift: a matrix on channels, which commutes with the analysis
-    z <- z + mix(act(mix z))         blocks on the modes (`FrequencyBlock`)
-    y = sum_k phi_k V act(V' z)(k) / sqrt(M)          head on the modes, one synthesis, on any grid
+    z <- z + mix(act(mix z))         blocks on the modes (`FrequencyBlock`), or one U-Net (`FrequencyUNet`)
+    z <- V act(V' z)(k) + c(k) [+ exp(-delta |kappa|^2) z_input]        head; with `diffusion` delta, a step in time
+    y = sum_k phi_k z(k) / sqrt(M)   one synthesis, on any grid or at any points
 
 where <.,.> is the mean over the domain and phi_k products of orthonormal functions, one family per axis. By Parseval, the mean
 square of z over the modes is that of u over the domain, whatever the grid: with the factor sqrt(n) of an orthonormal discrete
 transform instead, a network would get other numbers on every grid. The work on a grid is one product per input and one per output
-channel; all else costs the same on every grid.
+channel; all else costs the same on every grid, and a rollout or a training in coefficients (`T1.rollout`,
+`opkernels.training.fit_coefficients`) does it once at all.
 
-What T1 gives up: nothing above the kept modes is ever produced (`T1.kept_energy` tells how much that is, before training), and
-an activation on coefficients does not commute with translations.
+What T1 gives up: nothing above the kept modes is ever produced (`opkernels.mode_selection` tells before training how much that
+costs), and an activation on coefficients does not commute with translations.
 
 Reference: Poli et al., "Transform Once: Efficient Operator Learning in Frequency Domain", NeurIPS 2022, arXiv 2211.14453.
 """
@@ -19,17 +21,19 @@ Reference: Poli et al., "Transform Once: Efficient Operator Learning in Frequenc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Axis, Domain, Grid
+from opkernels.coefficients import diffusion_factor, energy_share, values_at
+from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import Pointwise, activation_named
-from opkernels.layers.frequency import SECOND_MOMENTS, FrequencyBlock
+from opkernels.layers.frequency import SECOND_MOMENTS, FrequencyBlock, Mixing, ModeBias
+from opkernels.layers.frequency_unet import FrequencyUNet
+from opkernels.mode_selection import ModeSet, box
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
-from opkernels.transforms import Basis, analyze, synthesize
+from opkernels.transforms import analyze, synthesize
 
 __all__ = ["T1"]
 
@@ -43,45 +47,49 @@ class T1(nn.Module):
         Where the functions live, periodic or not, with any kind of sample points.
     in_channels, out_channels : int
         Channels of the input and of the output.
-    n_modes : sequence of int
+    n_modes : sequence of int, or ModeSet
         Functions kept per axis; on a Fourier axis |k| <= (n_modes - 1)//2 as in `FNO`, on others the first n_modes. 16 to 32
-        as a rule; choose by `kept_energy` of the training *targets*.
+        as a rule; ``TargetModes.of(targets, grid).threshold(eps)`` chooses a set by the training *targets*.
     hidden_channels : int
         Width C inside.
     n_layers : int
-        Number of blocks.
+        Number of blocks; of a U-Net, of its levels.
     n_parameters : int
         Size of the per-sample `parameters` (viscosity, time step, ...), which scale and shift every block as in `FNO`.
     basis : str or sequence of str, optional
-        "fourier", "cosine", "sine" or "legendre", for all axes or one each (`opkernels.transforms.Basis`). By default Fourier
-        on periodic axes and cosine between walls; "sine" suits functions that vanish at the walls.
+        "fourier", "cosine", "sine", "legendre" or "chebyshev", for all axes or one each (`opkernels.transforms.Basis`). By
+        default Fourier on periodic axes and cosine between walls; "sine" suits functions that vanish at the walls.
     activation : str
         "gelu" (default), "silu", "tanh", "sin" or "relu".
-    causal : bool
-        No mode depends on a higher one: predicting and dropping modes commute, T1(P u) = P T1(u).
-    rank : int, optional
-        Matrices that the modes of a block share in place of one each (`ChannelMixing`): fewer parameters, for few data.
-    energy : float
-        Share rho of the input's energy in the kept modes, at which the lift preserves the variance of the input: its weights
-        have the variance 1/(in_channels rho). 1 suits smooth data, prod(n_modes)/prod(n) white noise on n samples (the
-        published choice), `kept_energy` measures it. It enters once, not in every block, where it would multiply.
+    mixing : Mixing, mapping or str
+        How modes and channels are mixed: "dense", "low_rank", "amortized" or "unet", with rank, and causal or not.
+    diffusion : float, optional
+        Add the input, diffused by exp(-diffusion |kappa|^2), to the output: for steps in time, with diffusion = nu dt of a
+        known viscosity nu, or 0 for the input as it is. Default: nothing is added.
 
     Raises
     ------
     ValueError
-        If a size is not positive, `n_modes` or `basis` do not fit the axes, or `energy` is not in (0, 1].
+        If a size is not positive, `n_modes` or `basis` do not fit the axes, or `diffusion` cannot be added.
 
     Notes
     -----
     Grids too coarse for all modes are taken: the coefficients they do not carry are zero. Cost of a block per sample is
-    C^2 prod(m) + C prod(m) sum(m) multiplications, m the kept modes.
+    C^2 prod(m) + C prod(m) sum(m) multiplications, m the sizes of the box around the kept modes. Amortized weights do not
+    know how many modes there are: `load_state_dict` carries them over to a model with other `n_modes`.
 
     Examples
     --------
     >>> model = T1(Domain.periodic(1.0, 2.0), 1, 1, n_modes=(16, 12), hidden_channels=8)
     >>> model(torch.zeros(2, 1, 32, 33), output_shape=(64, 64)).shape
     torch.Size([2, 1, 64, 64])
+    >>> model(torch.zeros(2, 1, 32, 33), points=torch.rand(5, 2)).shape
+    torch.Size([2, 1, 5])
     """
+
+    mask: Tensor | None
+    scale: Tensor
+    decay: Tensor | None
 
     def __init__(
         self,
@@ -89,15 +97,14 @@ class T1(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        n_modes: Sequence[int],
+        n_modes: Sequence[int] | ModeSet | Mapping,
         hidden_channels: int = 32,
         n_layers: int = 6,
         n_parameters: int = 0,
         basis: str | Sequence[str] | None = None,
         activation: str = "gelu",
-        causal: bool = False,
-        rank: int | None = None,
-        energy: float = 1.0,
+        mixing: Mixing | Mapping | str = "dense",
+        diffusion: float | None = None,
     ):
         super().__init__()
         check_domain("T1", domain)
@@ -105,38 +112,33 @@ class T1(nn.Module):
         for label, value in sizes.items():
             check_size("T1", label, value)
         check_size("T1", "n_parameters", n_parameters, 0)
-        if not 0 < energy <= 1:
-            raise ValueError(f"T1 got energy={energy}; give the share of the input's energy in the kept modes, above 0 and at most 1")
         self.domain, self.in_channels, self.n_parameters = domain, in_channels, n_parameters
-        self.bases = _bases(domain, n_modes, basis)
-        kept, width = tuple(b.size for b in self.bases), hidden_channels
-        self.scale = math.sqrt(prod(kept))
+        self.modes = _modes(domain, n_modes, basis)
+        self.bases, mixing, width = self.modes.bases, Mixing.of(mixing), hidden_channels
+        mask = None if self.modes.orders is None else self.modes.mask().to(torch.get_default_dtype())
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("scale", torch.tensor(math.sqrt(self.modes.count)))  # the trained one goes along with weights
+        self.register_buffer("decay", _decay(self, out_channels, diffusion), persistent=False)
         self.activation = activation_named(activation)
-        self.lift = Pointwise(in_channels, width, bias=False)
-        self.lift_bias = nn.Parameter(torch.zeros(width, *kept))
+        self.lift, self.lift_bias = Pointwise(in_channels, width, bias=False), ModeBias(width, self.bases, mixing)
         self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
-        self.blocks = nn.ModuleList(
-            FrequencyBlock(
-                width,
-                self.bases,
-                activation=activation,
-                causal=causal,
-                rank=rank,
-                gain=1 / (2 * n_layers),
-                n_embedding=width if n_parameters else 0,
-            )
-            for _ in range(n_layers)
-        )
+        self.blocks = nn.ModuleList(_blocks(width, self.bases, n_layers, activation, mixing, width if n_parameters else 0))
         self.widen = Pointwise(width, 2 * width)
         self.project = Pointwise(2 * width, out_channels, bias=False)
-        self.output_bias = nn.Parameter(torch.zeros(out_channels, *kept))
-        nn.init.normal_(self.lift.weight, std=1 / math.sqrt(in_channels * energy))
+        self.output_bias = ModeBias(out_channels, self.bases, mixing)
+        nn.init.normal_(self.lift.weight, std=1 / math.sqrt(in_channels))
         nn.init.normal_(self.widen.weight, std=1 / math.sqrt(width))
         nn.init.zeros_(self.widen.bias)  # the same number in all modes is a spike in a corner of the domain
         nn.init.normal_(self.project.weight, std=1 / math.sqrt(2 * width * SECOND_MOMENTS[activation]))
 
     def forward(
-        self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+        self,
+        x: Tensor,
+        *,
+        parameters: Tensor | None = None,
+        grid: Grid | None = None,
+        output_shape: Sequence[int] | None = None,
+        points: Tensor | None = None,
     ) -> Tensor:
         """Return the output functions, (B, out_channels, *spatial), for the input functions x.
 
@@ -150,54 +152,142 @@ class T1(nn.Module):
             Where x was sampled, if on another domain.
         output_shape : sequence of int, optional
             (In 1-D also one int.) Sample the output there instead: the same function, at no extra cost.
+        points : Tensor, (P, d) or (B, P, d), optional
+            Evaluate the output at these positions instead; the result is (B, out_channels, P).
 
         Raises
         ------
         ValueError
-            If dtype, channels, spatial rank, grid, parameters or output shape do not fit.
+            If dtype, channels, spatial rank, grid, parameters, output shape or points do not fit.
         """
         check_input("T1", "x", x, self.lift.weight.dtype)
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
         check_parameters("T1", x, parameters, self.n_parameters)
-        z = self.lift(self.coefficients(x, grid)) + self.lift_bias
-        embedding = None if self.embedding is None else self.activation(self.embedding(parameters))
-        for block in self.blocks:
-            z = block(z, embedding)
-        z = self.project(self.activation(self.widen(z))) + self.output_bias
+        if points is not None and output_shape is not None:
+            raise ValueError("T1 got both output_shape and points; give one of them")
+        z = self.network(self.coefficients(x, grid), parameters)
+        if points is not None:
+            return values_at(z, points, self.bases, grid.domain) * self._height(grid)
         return self.samples(z, grid if output_shape is None else Grid(grid.domain, shape_for("T1", output_shape, grid.ndim)))
+
+    def network(self, z: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Return the coefficients (B, out_channels, *modes) of the output for those of the input; no grid is involved."""
+        embedding = None if self.embedding is None else self.activation(self.embedding(parameters))
+        y = self.lift(z) + self.lift_bias()
+        for block in self.blocks:
+            y = block(y, embedding)
+        y = self.project(self.activation(self.widen(y))) + self.output_bias()
+        if self.decay is not None:
+            y = y + self.decay * z
+        return y if self.mask is None else y * self.mask
+
+    def rollout(
+        self,
+        x: Tensor,
+        steps: int,
+        *,
+        parameters: Tensor | None = None,
+        grid: Grid | None = None,
+        output_shape: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the states (B, steps, C, *spatial) after 1, 2, ..., `steps` applications, transforming once in all.
+
+        Equal to applying the model again and again, and cheaper: samples are taken only of what is returned. Arguments as
+        for `forward`.
+
+        Raises
+        ------
+        ValueError
+            If the model does not map states to states, or as for `forward`.
+        """
+        check_size("T1.rollout", "steps", steps)
+        if self.output_bias.weight.shape[0] != self.in_channels:
+            raise ValueError(
+                f"T1 maps {self.in_channels} channels to {self.output_bias.weight.shape[0]}; a rollout needs as many out as in"
+            )
+        check_input("T1", "x", x, self.lift.weight.dtype)
+        grid = grid_for("T1", self.domain, self.in_channels, x, grid)
+        check_parameters("T1", x, parameters, self.n_parameters)
+        z, states = self.coefficients(x, grid), []
+        for _ in range(steps):
+            z = self.network(z, parameters)
+            states.append(z)
+        target = grid if output_shape is None else Grid(grid.domain, shape_for("T1", output_shape, grid.ndim))
+        y = self.samples(torch.stack(states, dim=1).flatten(0, 1), target)
+        return y.view(x.shape[0], steps, *y.shape[1:])
 
     def coefficients(self, x: Tensor, grid: Grid) -> Tensor:
         """Return z (B, C, *modes) of samples x (B, C, *grid.shape); the mean of z^2 is that of x^2, less what is dropped."""
-        return analyze(x, grid, self.bases) * (self.scale / math.sqrt(grid.domain.measure))
+        z = analyze(x, grid, self.bases) / self._height(grid)
+        return z if self.mask is None else z * self.mask
 
     def samples(self, z: Tensor, grid: Grid) -> Tensor:
         """Return the samples (B, C, *grid.shape) of the functions with coefficients z (B, C, *modes)."""
-        return synthesize(z, grid, self.bases) * (math.sqrt(grid.domain.measure) / self.scale)
+        return synthesize(z, grid, self.bases) * self._height(grid)
+
+    def _height(self, grid: Grid) -> Tensor:
+        """Return what one unit of z is in the orthonormal coefficients of a function: sqrt(|domain|/M)."""
+        return math.sqrt(grid.domain.measure) / self.scale
 
     def kept_energy(self, x: Tensor, grid: Grid | None = None) -> float:
         """Return the share rho of the energy of x (B, C, *spatial) that the kept modes hold, in the mean over the batch.
 
-        No model with these modes comes closer to targets x than a relative L2 error of sqrt(1 - rho).
+        No model with these modes comes closer to targets x, in the root mean square, than a relative L2 error of sqrt(1 - rho).
         """
         grid = self.domain.grid_of(x) if grid is None else grid
-        x = x.detach().double()
-        kept = self.coefficients(x, grid).square().mean(tuple(range(1, x.ndim)))
-        whole = (x.square() * grid.weights(x.device, x.dtype)).sum(tuple(range(2, x.ndim))).mean(1) / grid.domain.measure
-        return (kept.sum() / whole.sum()).item()
+        x, weights = x.detach().double(), grid.weights(x.device, torch.float64)
+        missed = (x - self.samples(self.coefficients(x, grid), grid)).square() * weights
+        return (1 - missed.sum() / (x.square() * weights).sum()).item()
+
+    @torch.no_grad()
+    def initialize(self, scheme: str, x: Tensor, grid: Grid | None = None) -> T1:
+        """Draw the lift anew so that it preserves the variance of inputs such as x (B, in_channels, *spatial); return self.
+
+        Parameters
+        ----------
+        scheme : {"band", "vp_white", "vp_data"}
+            Variance 1/(in_channels rho) of the lift's weights, rho the share of the input's energy in the kept modes: 1 (the
+            constructor's choice, right for smooth data), that of white noise (the published one), or measured on x
+            (`opkernels.coefficients.energy_share`). It enters here alone: repeated in every block it would multiply.
+        x : Tensor
+            A batch of inputs.
+        """
+        grid = grid_for("T1", self.domain, self.in_channels, x, grid)
+        rho = self.kept_energy(x, grid) if scheme == "vp_data" else energy_share(x, grid, self.bases, scheme)
+        if scheme == "vp_white" and self.mask is not None:
+            rho *= self.mask.mean().item()
+        nn.init.normal_(self.lift.weight, std=1 / math.sqrt(self.in_channels * rho))
+        return self
 
 
-def _bases(domain: Domain, n_modes: Sequence[int] | int, kinds: str | Sequence[str] | None) -> tuple[Basis, ...]:
-    """Return one basis per axis; refuse what does not fit."""
-    n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
-    if len(n_modes) != domain.ndim:
-        raise ValueError(f"got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
-    kinds = (kinds,) * domain.ndim if kinds is None or isinstance(kinds, str) else tuple(kinds)
-    if len(kinds) != domain.ndim:
-        raise ValueError(f"T1 got the bases {', '.join(map(str, kinds))} on a {domain.ndim}-D domain; give one name for each axis")
-    return tuple(_basis(axis, m, kind) for axis, m, kind in zip(domain.axes, n_modes, kinds, strict=True))
+def _modes(domain: Domain, n_modes: Sequence[int] | ModeSet | Mapping, basis: str | Sequence[str] | None) -> ModeSet:
+    """Return the kept modes; refuse what does not fit the domain."""
+    if not isinstance(n_modes, (ModeSet, Mapping)):
+        return box(domain, n_modes, basis)
+    modes = ModeSet.of(n_modes)
+    if basis is not None:
+        raise ValueError(f"T1 got basis={basis!r} beside a ModeSet, which brings its own bases; leave basis out")
+    if len(modes.bases) != domain.ndim:
+        raise ValueError(f"T1 got a ModeSet of {len(modes.bases)} axes on a {domain.ndim}-D domain; choose the modes on this domain")
+    return modes
 
 
-def _basis(axis: Axis, n_modes: int, kind: str | None) -> Basis:
-    if kind == "fourier":
-        Domain((axis,)).require_fft("T1's Fourier basis")
-    return Basis.of(axis, n_modes) if kind is None else Basis(kind, n_modes)
+def _decay(model: T1, out_channels: int, diffusion: float | None) -> Tensor | None:
+    if diffusion is None:
+        return None
+    if not diffusion >= 0 or not math.isfinite(diffusion):
+        raise ValueError(f"T1 got diffusion={diffusion!r}; give viscosity times time step, 0 or more, or None")
+    if model.in_channels != out_channels:
+        raise ValueError(
+            f"T1 got diffusion={diffusion:g} with {model.in_channels} channels in and {out_channels} out; a state needs as many out as in"
+        )
+    if diffusion == 0:
+        return torch.ones([b.size for b in model.bases])
+    return diffusion_factor(model.bases, model.domain, diffusion)
+
+
+def _blocks(width: int, bases, n_layers: int, activation: str, mixing: Mixing, n_embedding: int) -> list[nn.Module]:
+    if mixing.kind == "unet":
+        return [FrequencyUNet(width, bases, n_levels=n_layers, activation=activation, n_embedding=n_embedding)]
+    options = {"activation": activation, "mixing": mixing, "gain": 1 / (2 * n_layers), "n_embedding": n_embedding}
+    return [FrequencyBlock(width, bases, **options) for _ in range(n_layers)]
