@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain, Grid
+from opkernels.domains import Axis, Domain, Grid
 
-__all__ = ["POSITIONS", "position_channels", "positions"]
+__all__ = ["POSITIONS", "axis_positions", "position_channels", "positions"]
 
 POSITIONS = ("walls", "harmonics", "ramps", None)
 
@@ -45,12 +45,15 @@ def positions(grid: Grid, kind: str | None, device: torch.device, dtype: torch.d
     channels = []
     for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
         s = (axis.coordinates(n, device, torch.float64) - axis.lower) / axis.length
-        if kind == "ramps" or (kind is not None and not axis.periodic):
-            values = [s]
-        elif kind == "harmonics":
-            values = [torch.sin(2 * math.pi * s), torch.cos(2 * math.pi * s)]
-        else:
-            values = []
         shape = [-1 if b == a else 1 for b in range(grid.ndim)]
-        channels += [value.to(dtype).view(shape).expand(grid.shape) for value in values]
+        channels += [value.to(dtype).view(shape).expand(grid.shape) for value in axis_positions(axis, s, kind)]
     return torch.stack(channels) if channels else torch.empty(0, *grid.shape, device=device, dtype=dtype)
+
+
+def axis_positions(axis: Axis, s: Tensor, kind: str | None) -> list[Tensor]:
+    """Return the position channels that one axis contributes at s = (x - lower)/L, each of the shape of s."""
+    if kind == "ramps" or (kind is not None and not axis.periodic):
+        return [s]
+    if kind == "harmonics":
+        return [torch.sin(2 * math.pi * s), torch.cos(2 * math.pi * s)]
+    return []

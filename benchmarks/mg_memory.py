@@ -1,0 +1,137 @@
+"""Peak memory of MGTFNO, streamed over patches, against the same TFNO on the whole field: prediction and training step.
+
+256 x 256, batch 1, width 32, four layers, 32 modes per axis, padding a sixteenth of the domain, rank .1. "in one batch" is the published
+way of running patches: all windows of level 2 at once. Each contender runs in its own process on one thread, with an allocator that
+returns freed memory to the system at once. Two measures, both above what stood before the step:
+
+| measure | what                                                                                      |
+| ------- | ----------------------------------------------------------------------------------------- |
+| tensors | largest sum of live tensor bytes, from the profiler's record of every allocation           |
+| process | growth of the high-water mark of resident memory (VmHWM, reset before the step; Linux)     |
+
+"seconds" is CPU time of one step, the better of two.
+
+Run: python benchmarks/mg_memory.py     (writes benchmarks/results/mg_memory.json; a few minutes)
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+SIZE, WIDTH, MODES, LAYERS, PADDING = 256, 32, 32, 4, 1 / 16
+CONTENDERS = ("whole", "levels 1", "levels 2", "levels 2 in one batch")
+RESULTS = Path(__file__).parent / "results" / "mg_memory.json"
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+
+
+def model(name: str):
+    """Return the contender as a function of x, and its module."""
+    import torch
+
+    from opkernels import Domain
+    from opkernels.models import MGTFNO, TFNO
+
+    torch.manual_seed(0)
+    domain, options = Domain.periodic(1.0, 1.0), {"n_modes": (MODES, MODES), "hidden_channels": WIDTH, "n_layers": LAYERS, "rank": 0.1}
+    if name == "whole":
+        module = TFNO(domain, 1, 1, **options)
+        return module, module
+    module = MGTFNO(domain, 1, 1, levels=int(name.split()[1]), padding=PADDING, **options)
+    return (lambda x: in_one_batch(module, x)) if name.endswith("batch") else module, module
+
+
+def in_one_batch(module, x):
+    """Apply a model of patches to all of them at once."""
+    import torch
+
+    patches, grid = module.patches, module.domain.grid(*x.shape[2:])
+    pyramid = patches.pyramid(x, grid)
+    z = torch.cat([patches.windows(pyramid, grid, patch) for patch in patches.indices])
+    y = x.new_zeros(len(x), module.out_channels, SIZE * SIZE)
+    for part, patch in zip(module.local(z).split(len(x)), patches.indices, strict=True):
+        y = patches.add(y, part, grid, patch)
+    return y.unflatten(2, grid.shape)
+
+
+def high_water() -> int:
+    """Bytes of the largest resident memory since the mark was last reset."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def process_peak(step) -> int:
+    before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    Path("/proc/self/clear_refs").write_text("5")
+    step()
+    return high_water() - before
+
+
+def tensor_peak(step) -> int:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    events = sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]")
+    live = peak = 0
+    for _, size in events:
+        live += size
+        peak = max(peak, live)
+    return peak
+
+
+def cpu(step) -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    start = usage.ru_utime + usage.ru_stime
+    step()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime - start
+
+
+def measure(name: str) -> dict:
+    """Return megabytes and seconds of a prediction and of a training step."""
+    import torch
+
+    torch.set_num_threads(1)
+    function, module = model(name)
+    x = torch.randn(1, 1, SIZE, SIZE)
+
+    def predict() -> None:
+        with torch.no_grad():
+            function(x)
+
+    def train() -> None:
+        module.zero_grad()
+        function(x).square().mean().backward()
+
+    row = {}
+    for task, step in (("predict", predict), ("train", train)):
+        step()
+        seconds = min(cpu(step) for _ in range(2))
+        row[task] = {"tensors MB": tensor_peak(step) / 1e6, "process MB": process_peak(step) / 1e6, "seconds": seconds}
+    return row
+
+
+def main() -> dict:
+    rows = {}
+    for name in CONTENDERS:
+        answer = subprocess.run([sys.executable, __file__, name], env=os.environ | RETURNING, capture_output=True, text=True)
+        if answer.returncode:
+            raise SystemExit(answer.stderr)
+        rows[name] = json.loads(answer.stdout.splitlines()[-1])
+        for task, row in rows[name].items():
+            row["of whole"] = {key: row[key] / rows["whole"][task][key] for key in ("tensors MB", "process MB", "seconds")}
+            shares = ", ".join(f"{key} {row[key]:.3g} ({share:.2f})" for key, share in row["of whole"].items())
+            print(f"{name:22} {task:8} {shares}", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(json.dumps(measure(sys.argv[1])))
+    else:
+        result = main()
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,153 @@
+"""MGTFNO: a TFNO that works through a field patch by patch, each seen with coarse, wide windows around it.
+
+    y = sum_i S_i T( R_i0 u, R_i1 u, .. R_iL u ),    i over the 2^(dL) patches
+
+R_iλ is the window of level λ about patch i, T one TFNO on windows, the same for all patches, S_i the blended placing of its
+output (`opkernels.layers.multigrid`). Patches go through T one after the other; while gradients are recorded only the field
+is kept, and the activations of a patch are made again when the backward pass comes to it. Memory for activations is that of
+one window, (s + 2p)^d of n^d samples, in prediction and in training, with any training loop and nothing to switch on; a
+training step costs one more forward pass. Gradients are the sums over the patches.
+
+Reference: Kossaifi, Kovachki, Azizzadenesheli, Anandkumar, "Multi-Grid Tensorized Fourier Neural Operator for
+High-Resolution PDEs", TMLR 2024, arXiv 2310.00120.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from opkernels.domains import Domain, Grid
+from opkernels.layers.embedding import position_channels
+from opkernels.layers.factorizations import Rank
+from opkernels.layers.multigrid import Patches
+from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
+from opkernels.models.tfno import TFNO
+from opkernels.resample import resample
+
+__all__ = ["MGTFNO"]
+
+
+class MGTFNO(nn.Module):
+    """Multi-grid tensorized Fourier neural operator.
+
+    Parameters
+    ----------
+    domain : Domain
+        Where the functions live; periodic axes at "node" or "cell" points, axes with walls at "cell" points.
+    in_channels, out_channels : int
+        Channels of the input and of the output.
+    n_modes : sequence of int
+        Modes per axis of a window, as in `FNO`. A window is narrower than the domain, so that the same number reaches
+        shorter waves.
+    levels : int
+        2^levels patches per axis, and as many coarse windows besides the patch's own; 1 or 2 are usual. Zero: no patches.
+    padding : float or sequence of float, optional
+        By how much windows are wider than patches on each side, in the units of the domain; by default a sixteenth of each
+        axis. A whole number of samples on every grid used; 8 samples or more make smooth ends and seams. Wider is more
+        accurate and takes more memory. Zero leaves jumps.
+    rank, factorization, joint, hidden_channels, n_layers, n_parameters
+        As in `TFNO`.
+    positional_embedding : {"walls", "harmonics", None}
+        As in `FNO`: positions in the whole domain, for every level.
+
+    Attributes
+    ----------
+    local : TFNO
+        The operator on windows, from (levels + 1) times the channels of input and positions. Another model on
+        ``local.domain`` with these channels can take its place.
+    patches : Patches
+        The decomposition.
+
+    Raises
+    ------
+    ValueError
+        As for `TFNO`; if the padding is wider than a patch or an axis cannot be cut; on a call, if the grid does not divide
+        into patches and whole numbers of samples of padding.
+
+    Notes
+    -----
+    Operators are not equivariant under translation, but under shifts by patches. Windows beyond a wall mirror the field.
+    Long-range effects reach a patch through the coarse windows, whose resolution falls with the distance; an operator that
+    is global at full resolution is only approximated.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = MGTFNO(Domain.periodic(1.0, 1.0), 1, 2, n_modes=(8, 8), levels=1, hidden_channels=8, n_layers=2)
+    >>> model(torch.zeros(3, 1, 32, 48)).shape
+    torch.Size([3, 2, 32, 48])
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        n_modes: Sequence[int],
+        levels: int = 1,
+        padding: float | Sequence[float] | None = None,
+        rank: Rank = 0.1,
+        factorization: str = "tucker",
+        joint: bool = False,
+        hidden_channels: int = 32,
+        n_layers: int = 4,
+        n_parameters: int = 0,
+        positional_embedding: str | None = "walls",
+    ):
+        super().__init__()
+        check_domain("MGTFNO", domain)
+        for name, value, least in (("in_channels", in_channels, 1), ("out_channels", out_channels, 1), ("levels", levels, 0)):
+            check_size("MGTFNO", name, value, least)
+        self.domain, self.in_channels, self.out_channels, self.n_parameters = domain, in_channels, out_channels, n_parameters
+        self.patches = Patches.of(domain, levels, padding)
+        self.positional_embedding = positional_embedding
+        self.local = TFNO(
+            self.patches.window_domain,
+            (levels + 1) * (in_channels + position_channels(domain, positional_embedding)),
+            out_channels,
+            n_modes=n_modes,
+            rank=rank,
+            factorization=factorization,
+            joint=joint,
+            hidden_channels=hidden_channels,
+            n_layers=n_layers,
+            n_parameters=n_parameters,
+            positional_embedding=None,
+        )
+
+    def forward(
+        self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the output functions, (B, out_channels, *spatial), for the input functions x; arguments as for `FNO`.
+
+        Raises
+        ------
+        ValueError
+            If dtype, channels, spatial rank, grid, parameters or output shape do not fit, or the grid does not divide.
+        """
+        check_input("MGTFNO", "x", x, next(self.parameters()).dtype)
+        grid = grid_for("MGTFNO", self.domain, self.in_channels, x, grid)
+        check_parameters("MGTFNO", x, parameters, self.n_parameters)
+        pyramid = self.patches.pyramid(x, grid)
+        y = x.new_zeros(x.shape[0], self.out_channels, math.prod(grid.shape))
+        again = torch.is_grad_enabled() and self.patches.levels > 0
+        run = functools.partial(checkpoint, self._part, use_reentrant=False) if again else self._part
+        for patch in self.patches.indices:
+            y = self.patches.add(y, run(patch, parameters, grid, *pyramid), grid, patch)
+        y = y.unflatten(2, grid.shape)
+        return y if output_shape is None else resample(y, grid, shape_for("MGTFNO", output_shape, grid.ndim))
+
+    def _part(self, patch: Sequence[int], parameters: Tensor | None, grid: Grid, *pyramid: Tensor) -> Tensor:
+        """Return the output of the local operator on the window of a patch."""
+        z = self.patches.windows(pyramid, grid, patch)
+        positions = self.patches.positions(grid, patch, self.positional_embedding, z.device, z.dtype)
+        z = torch.cat([z, positions.expand(z.shape[0], *positions.shape)], dim=1)
+        options = {} if parameters is None else {"parameters": parameters}
+        return self.local(z, grid=self.patches.window(grid), **options)
