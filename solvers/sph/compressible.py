@@ -152,16 +152,7 @@ class CompressibleSPH1D:
         state = ParticleState(particles.positions, run.velocities, first.density, run.energies)
         states, at, n_steps = march(run, state, times, t0, dt, reach=10 * particles.support)
         pressures = [self.eos.pressure(s.densities, s.energies) for s in states]
-        return ParticleTrajectory(
-            tuple(at),
-            torch.stack([s.positions for s in states]),
-            torch.stack([s.velocities for s in states]),
-            torch.stack([s.densities for s in states]),
-            torch.stack(pressures),
-            particles,
-            torch.stack([s.energies for s in states]) if energies is not None else None,
-            n_steps=n_steps,
-        )
+        return ParticleTrajectory.of_states(at, states, pressures, particles, n_steps=n_steps)
 
     def rates(self, particles: ParticleSet, velocities: Tensor, energies: Tensor | None = None) -> GasRates:
         """Return accelerations, energy rates, densities and pressures of a state; differentiable."""

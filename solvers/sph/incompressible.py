@@ -32,7 +32,7 @@ from opkernels.particles import ParticleSet
 from opkernels.solvers.sph.kernels import Pairs, lattice_density, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
 from opkernels.solvers.sph.start import check_start
-from opkernels.solvers.sph.walls import Walls
+from opkernels.solvers.sph.walls import WallPairs, Walls
 
 __all__ = ["IncompressibleSPH2D"]
 
@@ -141,17 +141,9 @@ class IncompressibleSPH2D:
             rho = run.arrange(particles.positions).rho
             state = ParticleState(particles.positions, velocities, rho, pressures=torch.zeros_like(rho))
             states, at, n_steps = march(run, state, times, t0, dt, reach=particles.support)
-        return ParticleTrajectory(
-            tuple(at),
-            torch.stack([s.positions for s in states]),
-            torch.stack([s.velocities for s in states]),
-            torch.stack([s.densities for s in states]),
-            torch.stack([s.pressures for s in states]),
-            particles,
-            walls=None if self.walls is None else self.walls.positions,
-            n_steps=n_steps,
-            statistics=run.statistics,
-        )
+        walls = None if self.walls is None else self.walls.positions
+        extra = {"walls": walls, "n_steps": n_steps, "statistics": run.statistics}
+        return ParticleTrajectory.of_states(at, states, [s.pressures for s in states], particles, **extra)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +155,7 @@ class _Arrangement:
     weight: Tensor  # m_j F
     rho: Tensor
     diagonal: Tensor
-    wall_pairs: Pairs | None
-    wall_w: Tensor | None  # W / sum W of each wall-fluid pair
+    walls: WallPairs | None
 
 
 @dataclass(eq=False)
@@ -203,17 +194,12 @@ class _Run:
     def arrange(self, x: Tensor) -> _Arrangement:
         """Pairs, densities and the diagonal of A at these positions."""
         solver, kernel, support = self.solver, self.kernel, self.support
-        n, y, batch, m, wall_pairs, wall_w = len(x), None, None, self.m, None, None
+        n, y, batch, m, walls = len(x), None, None, self.m, None
         if self.walls is not None:
-            x_w, _, batch_w = self.walls
-            y = torch.cat([x, x_w])
-            batch = None if batch_w is None else torch.cat([self.batch, batch_w])
-            m = torch.cat([m, torch.full_like(x_w[:, 0], self.spacing**2 * solver.rest_density)])
-            listed = self.wall_list(x_w, x, support=support, batch=batch_w, batch_y=self.batch)
-            wall_pairs = pair_geometry(listed, x_w, x, support)
-            w = kernel.value(wall_pairs.r, support)
-            total = wall_pairs.sum(w).clamp(min=1e-12 * kernel.constant / support**2)
-            wall_w = w / wall_pairs.at_i(total)
+            walls = self.walls.near(self.wall_list, kernel, x, support, self.batch)
+            y = torch.cat([x, self.walls.x])
+            batch = None if self.batch is None else torch.cat([self.batch, self.walls.batch])
+            m = torch.cat([m, torch.full_like(self.walls.depth, self.spacing**2 * solver.rest_density)])
         pairs = pair_geometry(self.list(x, y, support=support, batch=self.batch, batch_y=batch), x, y, support)
         factor = kernel.factor(pairs.r, support)
         weight = pairs.at_j(m) * factor
@@ -223,7 +209,7 @@ class _Run:
         slope = [(pairs.sum(fluid * d), pairs.sum(weight * d)) for d in pairs.d]  # S_f and S_f + S_b
         diagonal = sum((2 * both - s) * both for s, both in slope) + own
         diagonal = torch.maximum(diagonal, 0.3 * own).clamp(min=1e-6 * solver.rest_density**2 / support**2)
-        return _Arrangement(pairs, factor, weight, rho, diagonal, wall_pairs, wall_w)
+        return _Arrangement(pairs, factor, weight, rho, diagonal, walls)
 
     def accelerations(self, here: _Arrangement, y: Tensor, gravity: bool) -> tuple[Tensor, Tensor]:
         """acc(y), by components; wall values are extrapolated from the fluid's."""
@@ -233,11 +219,8 @@ class _Run:
         return -pairs.sum(push * pairs.d[0]), -pairs.sum(push * pairs.d[1])
 
     def _at_walls(self, here: _Arrangement, y: Tensor, gravity: bool) -> Tensor:
-        pairs = here.wall_pairs
-        value = pairs.at_j(y * here.rho**2)
-        if gravity:
-            value = value + pairs.at_j(here.rho) * (self.gravity[0] * pairs.d[0] + self.gravity[1] * pairs.d[1])
-        return pairs.sum(here.wall_w * value).clamp(min=0) / self.solver.rest_density**2
+        p = here.walls.pressure(y * here.rho**2, here.rho, self.gravity if gravity else None)
+        return p.clamp(min=0) / self.solver.rest_density**2
 
     def compression(self, here: _Arrangement, v: tuple[Tensor, Tensor], moving_walls: bool) -> Tensor:
         """Drho(v); walls move with their velocity, or, for the operator, not at all."""
@@ -245,7 +228,7 @@ class _Run:
         for a in range(2):
             v_all = v[a]
             if self.walls is not None:
-                v_wall = self.walls[1][:, a]
+                v_wall = self.walls.v[:, a]
                 v_all = torch.cat([v[a], v_wall if moving_walls else torch.zeros_like(v_wall)])
             term = (pairs.at_i(v[a]) - pairs.at_j(v_all)) * pairs.d[a]
             rate = term if rate is None else rate + term
@@ -341,6 +324,7 @@ class _Run:
     def _explicit(self, here: _Arrangement, velocities: Tensor, dt: float) -> tuple[Tensor, Tensor]:
         """Velocities after gravity, viscosity and XSPH smoothing, by components."""
         solver, pairs, n = self.solver, here.pairs, len(velocities)
+        mirrored = None if here.walls is None else here.walls.mirrored(velocities)
         out = []
         for a in range(2):
             v = velocities[:, a].contiguous()
@@ -348,9 +332,8 @@ class _Run:
             if solver.viscosity:
                 v_all, seen = v, here.weight
                 if self.walls is not None:
-                    fluid = here.wall_pairs.sum(here.wall_w * here.wall_pairs.at_j(v))
-                    v_all = torch.cat([v, 2 * self.walls[1][:, a] - fluid])
-                    seen = seen if solver.walls.no_slip else seen * (pairs.neighbors.col < n)
+                    v_all = torch.cat([v, mirrored[:, a]])
+                    seen = seen if self.walls.no_slip else seen * (pairs.neighbors.col < n)
                 drag = pairs.sum(seen * (pairs.at_i(v) - pairs.at_j(v_all)))
                 change = change + dt * 2 * solver.viscosity / solver.rest_density * drag
             if solver.xsph:

@@ -69,6 +69,13 @@ class ParticleTrajectory:
     n_steps: int = 0
     statistics: dict[str, list[float]] = field(default_factory=dict)
 
+    @classmethod
+    def of_states(cls, times, states: list[ParticleState], pressures: list[Tensor], particles: ParticleSet, **extra) -> ParticleTrajectory:
+        """Stack the states that `march` returns; `extra` are attributes named above."""
+        energies = None if states[0].energies is None else torch.stack([s.energies for s in states])
+        frames = [torch.stack([getattr(s, name) for s in states]) for name in ("positions", "velocities", "densities")]
+        return cls(tuple(times), *frames, torch.stack(pressures), particles, energies, **extra)
+
     def __len__(self) -> int:
         return len(self.times)
 

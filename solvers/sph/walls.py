@@ -3,7 +3,11 @@
 Pressure is extrapolated from the fluid (Adami, Hu and Adams 2012, https://doi.org/10.1016/j.jcp.2012.05.005):
 
     p_w = [ sum_f p_f W_wf + g . sum_f rho_f x_wf W_wf ] / sum_f W_wf,   x_wf = x_w - x_f     exact at rest
-    v_w := 2 v_wall - sum_f v_f W_wf / sum_f W_wf                        in the viscous term, for no slip
+    v_w := v_wall + (d_w / d) (v_wall - v),                               in the viscous term, for no slip
+
+with the means v = sum_f v_f W_wf / sum_f W_wf and d = sum_f d_f W_wf / sum_f W_wf of the fluid's velocities and distances
+from the wall's surface, d_w the wall particle's own. This is exact for a velocity that grows linearly from the wall, which
+Adami's own form, with 1 for d_w / d, is not.
 """
 
 from __future__ import annotations
@@ -16,9 +20,13 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain
+from opkernels.neighbors import VerletList
 from opkernels.particles import ParticleSet
+from opkernels.solvers.sph.kernels import Pairs, SmoothingKernel, pair_geometry
 
-__all__ = ["Walls"]
+__all__ = ["WallState", "Walls"]
+
+_STEEPEST = 3.0  # d_w / d at most, or one particle very near the wall would be mirrored with a huge velocity
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +37,22 @@ class Walls:
     ----------
     positions, velocities : Tensor, (M, d)
         Positions are fixed; a velocity is that of a wall that slides along itself (the lid of a cavity).
+    surface : Tensor, (M, d)
+        The point of the wall's surface nearest to each particle.
     no_slip : bool
         Whether the fluid sticks to the wall; otherwise walls take no part in viscosity.
     """
 
     positions: Tensor
     velocities: Tensor
+    surface: Tensor
     no_slip: bool = True
 
     def __post_init__(self):
-        if self.positions.ndim != 2 or self.positions.shape != self.velocities.shape:
+        if self.positions.ndim != 2 or not self.positions.shape == self.velocities.shape == self.surface.shape:
             raise ValueError(
-                f"Walls got positions {tuple(self.positions.shape)} and velocities {tuple(self.velocities.shape)}; expected (M, d) both"
+                f"Walls got positions {tuple(self.positions.shape)}, velocities {tuple(self.velocities.shape)} and a surface "
+                f"{tuple(self.surface.shape)}; expected (M, d) for all three"
             )
 
     @classmethod
@@ -89,7 +101,8 @@ class Walls:
         for (a, axis), (sign, number) in itertools.product(enumerate(domain.axes), (("-", -1), ("+", 1))):
             if sign + axis.name in (velocities or {}):
                 v[side[:, a] == number] = torch.tensor(velocities[sign + axis.name], dtype=torch.float64)
-        return cls(x, v, no_slip)
+        lower, upper = (torch.tensor([getattr(axis, end) for axis in domain.axes], dtype=torch.float64) for end in ("lower", "upper"))
+        return cls(x, v, x.clamp(lower, upper), no_slip)
 
     def check_inside(self, who: str, particles: ParticleSet) -> None:
         """Refuse fluid particles beyond a wall: nearer than half a spacing to a wall particle's center."""
@@ -106,10 +119,62 @@ class Walls:
                         f"[{axis.lower:g}, {axis.upper:g}]; start all fluid inside the walls"
                     )
 
-    def for_particles(self, particles: ParticleSet) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return positions, velocities and batch numbers of the walls, repeated for each simulation."""
-        x, v = self.positions.to(particles.positions), self.velocities.to(particles.positions)
-        if particles.batch is None:
-            return x, v, None
-        n = particles.n_batches
-        return x.repeat(n, 1), v.repeat(n, 1), torch.arange(n, device=x.device).repeat_interleave(len(x))
+    def for_particles(self, particles: ParticleSet) -> WallState:
+        """Return the walls of a simulation, repeated for each one of a batch."""
+        x, v, surface = (a.to(particles.positions) for a in (self.positions, self.velocities, self.surface))
+        batch = None
+        if particles.batch is not None:
+            n = particles.n_batches
+            batch = torch.arange(n, device=x.device).repeat_interleave(len(x))
+            x, v, surface = (a.repeat(n, 1) for a in (x, v, surface))
+        depth = (x - surface).norm(dim=1)
+        return WallState(x, v, batch, (surface - x) / depth[:, None], depth, self.no_slip)
+
+
+@dataclass(frozen=True, eq=False)
+class WallState:
+    """Walls of one run: positions, velocities, batch numbers, normals into the fluid, and depths below the surface d_w."""
+
+    x: Tensor
+    v: Tensor
+    batch: Tensor | None
+    normal: Tensor
+    depth: Tensor
+    no_slip: bool
+
+    def near(self, listed: VerletList, kernel: SmoothingKernel, x: Tensor, support: float, batch: Tensor | None) -> WallPairs:
+        """Pairs of wall and fluid particles, with the weights of the means over the fluid near each wall particle."""
+        pairs = pair_geometry(listed(self.x, x, support=support, batch=self.batch, batch_y=batch), self.x, x, support)
+        w = kernel.value(pairs.r, support)
+        total = pairs.sum(w).clamp(min=1e-12 * kernel.constant / support**2)
+        return WallPairs(self, pairs, w / pairs.at_i(total))
+
+
+@dataclass(frozen=True, eq=False)
+class WallPairs:
+    """What walls see of the fluid: means with the weights W_wf / sum_f W_wf."""
+
+    walls: WallState
+    pairs: Pairs
+    share: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the fluid near each wall particle of values (E,) of the pairs."""
+        return self.pairs.sum(self.share * values)
+
+    def pressure(self, p: Tensor, rho: Tensor, gravity: Tensor | None) -> Tensor:
+        """Pressure of the fluid (N,) continued into the wall, down the hydrostatic gradient under gravity: (M,)."""
+        p = self.pairs.at_j(p)
+        if gravity is not None:
+            p = p + self.pairs.at_j(rho) * sum(g * d for g, d in zip(gravity, self.pairs.d, strict=True))
+        return self.mean(p)
+
+    def mirrored(self, v: Tensor) -> Tensor:
+        """Velocities that the walls show in the viscous term, for a fluid that moves with v (N, d): (M, d)."""
+        walls = self.walls
+        if not walls.no_slip:
+            return walls.v
+        inside = -sum(self.mean(d) * n for d, n in zip(self.pairs.d, walls.normal.unbind(1), strict=True)) - walls.depth
+        steep = walls.depth / inside.clamp(min=walls.depth / _STEEPEST)
+        fluid = torch.stack([self.mean(self.pairs.at_j(c)) for c in v.unbind(1)], 1)
+        return walls.v + steep[:, None] * (walls.v - fluid)

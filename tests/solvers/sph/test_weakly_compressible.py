@@ -286,7 +286,7 @@ def solver_of(**options):
         ("parameter for 2 simulations", lambda: solver_of(viscosity=torch.ones(2)).solve(FLUID, [0.1])),
         ("the side '\\+z'", lambda: Walls.of_box(FREE, 0.25, 0.5, open_sides=("+z",))),
         ("does not divide axis x", lambda: Walls.of_box(FREE, 0.3, 0.5)),
-        (r"expected \(M, d\) both", lambda: Walls(torch.zeros(3, 2), torch.zeros(2, 2))),
+        (r"expected \(M, d\) for all three", lambda: Walls(torch.zeros(3, 2), torch.zeros(2, 2), torch.zeros(3, 2))),
         (
             "particle 0 below the wall of axis x",
             lambda: solver_of(walls=Walls.of_box(FREE, 0.25, 0.3)).solve(FLUID.replace(positions=FLUID.positions - 1), [0.1]),
