@@ -15,7 +15,7 @@ import opkernels as ok
 from opkernels import Axis, Domain
 from opkernels.evaluation.probes import random_function
 from opkernels.layers import ChannelMLP, FactorizedSpectralConv, SpectralConv
-from opkernels.models import FFNO, FNO, T1, TFNO
+from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
@@ -26,6 +26,7 @@ BOX = Domain.box(1.0, 2.0)
 SMALL = {"hidden_channels": 8, "n_layers": 2}
 GLOBAL = {"equivariant": False}  # activations on coefficients do not commute with shifts
 COSINES = random_function(BOX, 2, walls="cosines")
+DIVIDING = [(64, 64), (64, 128), (96, 80), (128, 128)]  # into patches
 
 # name, module from (domain, in_channels, out_channels), domain, more arguments of certify
 SPECTRAL = [
@@ -58,7 +59,16 @@ FINITE_ORDER = [
     ("FNO in a box", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
     # Cosines of a function whose slope does not vanish at the walls alias, at the order of the midpoint rule.
     ("T1 in a box", lambda d, i, o: T1(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.01}),
+    # Windows close and patches blend over 8 samples of 64, smoothly up to the second derivative; a mirrored field has kinks at walls.
+    ("MGTFNO", lambda d, i, o: mgtfno(d, i, o, levels=2), TORUS, {"tolerance": 1e-5, "shapes": DIVIDING}),
+    ("MGTFNO on cells", lambda d, i, o: mgtfno(d, i, o, levels=1), CELLS, {"tolerance": 1e-5, "shapes": DIVIDING}),
+    ("MGTFNO in a box", lambda d, i, o: mgtfno(d, i, o, levels=1), BOX, {"tolerance": 0.05, "shapes": DIVIDING}),
 ]
+
+
+def mgtfno(domain, in_channels, out_channels, *, levels):
+    padding = [length / 8 for length in domain.extent]
+    return MGTFNO(domain, in_channels, out_channels, n_modes=(12, 8), levels=levels, padding=padding, rank=0.2, **SMALL)
 
 
 def built(build, domain):
