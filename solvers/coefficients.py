@@ -45,7 +45,10 @@ def _require_positive(**values: float) -> None:
 
 def takes_time(value: Parameter, ndim: int) -> bool:
     """Whether a parameter is a function of the time after the `ndim` coordinates."""
-    return callable(value) and len(inspect.signature(value).parameters) > ndim
+    try:
+        return callable(value) and len(inspect.signature(value).parameters) > ndim
+    except ValueError:  # torch.sin and the like tell no signature; they take coordinates
+        return False
 
 
 def evaluate(value: Parameter, points: Tensor, batch: int, who: str, name: str, time: float | None = None) -> Tensor:

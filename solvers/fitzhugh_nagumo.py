@@ -87,7 +87,7 @@ class FitzHughNagumo(SpectralSolver):
         modes = Modes(grid, device=u0.device, dtype=u0.dtype) if periodic else _CosineModes(Eigenbasis(grid, self.walls), u0)
         values = {"diffusivity": self.diffusivity[0], "second diffusivity": self.diffusivity[1], "threshold": self.threshold}
         du, dv, k = (per_sample(value, name, len(u0), grid, u0.device) for name, value in values.items())
-        channels = [torch.as_tensor(s) for s in (-du * modes.k2[None, None], -dv * modes.k2[None, None] - 1)]
+        channels = [-du * modes.k2[None, None], -dv * modes.k2[None, None] - 1]
         batch = max(len(channel) for channel in channels)
         k = k.to(u0.dtype) if isinstance(k, Tensor) else k
 

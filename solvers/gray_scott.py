@@ -79,8 +79,8 @@ class GrayScott(SpectralSolver):
         values = {"feed": self.feed, "kill": self.kill, "diffusivity": self.diffusivity[0], "second diffusivity": self.diffusivity[1]}
         feed, kill, da, db = (per_sample(value, name, len(u0), grid, u0.device) for name, value in values.items())
         channels = [
-            torch.as_tensor(s).expand(-1, 1, *modes.shape)
-            for s in (-da * modes.k2[None, None] - feed, -db * modes.k2[None, None] - feed - kill)
+            (-da * modes.k2[None, None] - feed).expand(-1, 1, *modes.shape),
+            (-db * modes.k2[None, None] - feed - kill).expand(-1, 1, *modes.shape),
         ]
         batch = max(len(channel) for channel in channels)
         supply = torch.ones(1, 1, *grid.shape, device=u0.device, dtype=torch.float64) * feed
