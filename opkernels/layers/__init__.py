@@ -2,22 +2,31 @@
 
 from opkernels.layers.channel_mlp import ChannelMLP
 from opkernels.layers.differential import DifferentialConv
+from opkernels.layers.factorized_attention import FactorizedAttention
 from opkernels.layers.factorized_spectral import AxisSpectralConv
 from opkernels.layers.frequency import FrequencyBlock
 from opkernels.layers.integral import LocalIntegralConv
-from opkernels.layers.kernels import PolarHats, WindowedFourier, Zernike
+from opkernels.layers.kernels import Morlet, PolarHats, Radial, WindowedFourier, Zernike
+from opkernels.layers.product_kernels import ProductKernel, fourier_kernel
 from opkernels.layers.spectral import SpectralConv
+from opkernels.layers.symmetric_basis import SymmetricBasisConv
 from opkernels.layers.tensorized import FactorizedSpectralConv
 
 __all__ = [
     "AxisSpectralConv",
     "ChannelMLP",
     "DifferentialConv",
+    "FactorizedAttention",
     "FactorizedSpectralConv",
     "FrequencyBlock",
     "LocalIntegralConv",
+    "Morlet",
     "PolarHats",
+    "ProductKernel",
+    "Radial",
     "SpectralConv",
+    "SymmetricBasisConv",
     "WindowedFourier",
     "Zernike",
+    "fourier_kernel",
 ]
