@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what r
     from opkernels.domains import Axis, Domain, Grid
     from opkernels.evaluation.certify import certify
     from opkernels.evaluation.evaluate import evaluate
+    from opkernels.evaluation.transfer import transfer
     from opkernels.metrics import energy_spectrum, rel_h1, rel_l2
     from opkernels.neighbors import Neighbors, VerletList, radius_search
     from opkernels.particles import ParticleSet
@@ -47,6 +48,7 @@ _HOME = {
     "load": "surrogate",
     "evaluate": "evaluation.evaluate",
     "certify": "evaluation.certify",
+    "transfer": "evaluation.transfer",
 }
 _MODULES = ("datasets", "domains", "evaluation", "interop", "layers", "losses", "metrics", "models", "solvers", "training", "transforms")
 

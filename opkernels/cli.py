@@ -126,6 +126,18 @@ COMMANDS = (
         "opkernels rollout runs/ns2d --steps 200\nopkernels rollout runs/ns2d --resolution 128 --samples 2",
     ),
     Command(
+        "transfer",
+        "the resolution-transfer table: models x datasets, trained at one resolution, asked at others",
+        "evaluation.transfer:run",
+        (
+            arg("config", metavar="CONFIG", help="a YAML file with the sections datasets, models and training"),
+            OVERRIDES,
+            arg("--workers", type=int, metavar="N", help="cells at once, each in a process of one thread (default: 1)"),
+            arg("--quiet", action="store_true", help="print nothing"),
+        ),
+        "opkernels transfer examples/configs/transfer.yaml\nopkernels transfer table.yaml minutes=1 'training.seeds=[0]' --workers 2",
+    ),
+    Command(
         "certify",
         "is the model of a run the same operator on every grid?",
         "evaluation.commands:run_certify",

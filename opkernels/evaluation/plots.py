@@ -194,7 +194,7 @@ def plot_error_by_resolution(errors: xarray.Dataset, metric: str = "rel_l2", *, 
     training = errors.attrs.get("training_resolution", "")
     axes.set_xticks(x, [f"{label}\n(training)" if label == training else label for label in labels])
     axes.set(xlabel="resolution", ylabel=f"{NAMES.get(metric, metric)}, mean over {errors.sizes['time']} frames", xlim=(-0.4, len(x) - 0.6))
-    _decades(axes)
+    decades(axes)
     axes.legend(frameon=False)
     finish(figure, title)
     return figure
@@ -228,7 +228,7 @@ def plot_error_by_time(errors: xarray.Dataset, metric: str = "rel_l2", *, title:
         axes.set_ylim(top=1.02)
         axes.grid(alpha=0.25)
     else:
-        _decades(axes)
+        decades(axes)
     axes.legend(frameon=False)
     finish(figure, title)
     return figure
@@ -324,7 +324,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if 0.01 <= abs(value) < 100 else f"{value:.1e}"
 
 
-def _decades(axes: Axes) -> None:
+def decades(axes: Axes) -> None:
     """Use a logarithmic scale with plain numbers, and leave room for the legend."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 

@@ -1,0 +1,185 @@
+"""The cells of a resolution-transfer table as a dataset, as Markdown and CSV, and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opkernels.evaluation.plots import CYCLE, decades, finish, new_figure, save_figure
+from opkernels.evaluation.tables import percent
+from opkernels.storage import write_atomically, write_text
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+__all__ = ["collect", "markdown", "plot_curves", "plot_heat_map", "write_tables"]
+
+ERRORS = {
+    "one_step": "relative L2 error of one step",
+    "rollout": "relative L2 error, mean over the rollout",
+    "upsampled": "the same of the model run at its training resolution, its answer interpolated",
+    "persistence": "the same of the first state, kept",
+    "diverged": "share of the rollouts out of ten times the range of the truth",
+}
+COSTS = {
+    "parameters": "trainable numbers",
+    "epochs": "epochs of training",
+    "cpu_seconds": "CPU seconds of training",
+    "seconds_per_sample": "CPU seconds of one prediction at the training resolution",
+}
+
+
+def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Sequence[Mapping]) -> xarray.Dataset:
+    """Return the cells as one dataset.
+
+    Parameters
+    ----------
+    names : three sequences
+        Datasets, models and seeds, in the order of the table.
+    cells : sequence of mapping
+        The finished ones, as `opkernels.evaluation.transfer.compute` returns them.
+    """
+    import xarray
+
+    datasets, models, seeds = (list(n) for n in names)
+    resolutions = list(dict.fromkeys(r for cell in cells for r in cell["errors"]))
+    resolutions.sort(key=lambda r: np.prod([int(n) for n in r.split("x")]))
+    shape = (len(datasets), len(models), len(seeds))
+    errors = {name: np.full((*shape, len(resolutions)), np.nan) for name in ERRORS}
+    costs = {name: np.full(shape, np.nan) for name in COSTS}
+    training = {name: "" for name in datasets}
+    for cell in cells:
+        at = datasets.index(cell["dataset"]), models.index(cell["model"]), seeds.index(cell["seed"])
+        training[cell["dataset"]] = cell["training_resolution"]
+        for name in COSTS:
+            costs[name][at] = np.nan if cell[name] is None else cell[name]
+        for resolution, values in cell["errors"].items():
+            for name in ERRORS:
+                errors[name][(*at, resolutions.index(resolution))] = np.nan if values[name] is None else values[name]
+    dims = ("dataset", "model", "seed")
+    variables = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
+    variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}
+    coordinates = {"dataset": datasets, "model": models, "seed": seeds, "resolution": resolutions}
+    coordinates["training_resolution"] = ("dataset", [training[name] for name in datasets])
+    return xarray.Dataset(variables, coordinates)
+
+
+def _shown(table: xarray.Dataset, dataset: str) -> tuple[xarray.Dataset, list[str], str]:
+    """Return the part of one dataset, its resolutions and that of the training."""
+    part = table.sel(dataset=dataset)
+    resolutions = [str(r) for r in table.resolution.values if np.isfinite(part.persistence.sel(resolution=r)).any() or _known(part, r)]
+    return part, resolutions, str(part.training_resolution.values)
+
+
+def _known(part: xarray.Dataset, resolution: str) -> bool:
+    return bool(np.isfinite(part.rollout.sel(resolution=resolution)).any() or np.isfinite(part.diverged.sel(resolution=resolution)).any())
+
+
+def markdown(table: xarray.Dataset, metric: str = "rollout") -> str:
+    """Return one table per dataset: errors in percent by resolution (mean +- spread over seeds), and what they cost.
+
+    The last line of a cell says where running the model at its training resolution and interpolating is better.
+    """
+    return "\n\n".join(_markdown(table, str(name), metric) for name in table.dataset.values)
+
+
+def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
+    part, resolutions, training = _shown(table, dataset)
+    head = ["model", *(f"{r} (training)" if r == training else r for r in resolutions), "upsampled to the finest"]
+    head += ["parameters", "epochs", "CPU s", "ms/sample"]
+    lines = [f"**{dataset}**: {ERRORS[metric]}, in percent", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for model in map(str, table.model.values):
+        row = part.sel(model=model)
+        if np.isnan(row.parameters).all():
+            continue
+        cells = [_cell(row[metric].sel(resolution=r).values) for r in resolutions]
+        costs = (row[name].mean("seed").item() for name in COSTS)
+        parameters, epochs, seconds, each = (value if np.isfinite(value) else None for value in costs)
+        cells.append(_cell(row.upsampled.sel(resolution=resolutions[-1]).values))
+        cells += [f"{parameters:,.0f}", f"{epochs:.0f}", "-" if seconds is None else f"{seconds:.0f}", f"{1000 * (each or 0):.2f}"]
+        lines.append("| " + " | ".join([model, *cells]) + " |")
+    still = part.persistence.mean(("model", "seed"))
+    if np.isfinite(still).any():
+        lines.append(
+            "| " + " | ".join(["persistence", *(percent(still.sel(resolution=r)) for r in resolutions), "", "", "", "", ""]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _cell(values: np.ndarray) -> str:
+    """Return mean +- standard deviation over seeds in percent; "lost" where a run left the range."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return "-"
+    return percent(known.mean()) + (f" ± {percent(known.std(ddof=1))}" if known.size > 1 else "")
+
+
+def plot_heat_map(table: xarray.Dataset, dataset: str, metric: str = "rollout") -> Figure:
+    """Draw the errors of one dataset, models down, resolutions across, relative to each model's error where it was trained."""
+    from matplotlib.colors import LogNorm
+
+    part, resolutions, training = _shown(table, dataset)
+    known = [str(m) for m in table.model.values if np.isfinite(part[metric].sel(model=m)).any()]
+    errors = part[metric].sel(model=known, resolution=resolutions).mean("seed").values
+    own = part[metric].sel(model=known, resolution=training).mean("seed").values if training in resolutions else np.nanmin(errors, axis=1)
+    figure = new_figure(1.5 * len(resolutions) + 3.0, 0.42 * len(known) + 1.6)
+    axes = figure.subplots()
+    ratio = errors / own[:, None]
+    picture = axes.imshow(ratio, cmap="YlOrRd", norm=LogNorm(1.0, max(2.0, float(np.nanmax(ratio)))), aspect="auto")
+    for i, j in np.ndindex(*errors.shape):
+        dark = ratio[i, j] > np.sqrt(picture.norm.vmax or 1.0)
+        axes.text(j, i, percent(errors[i, j]), ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    axes.set_xticks(range(len(resolutions)), [f"{r}\n(training)" if r == training else r for r in resolutions])
+    axes.set_yticks(range(len(known)), known)
+    bar = figure.colorbar(picture, label="error over that at the training resolution")
+    for formatter in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+        formatter(lambda value, _: f"{value:g}")
+    finish(figure, f"{dataset}: {ERRORS[metric]}, in percent")
+    return figure
+
+
+def plot_curves(table: xarray.Dataset, dataset: str, metric: str = "rollout") -> Figure:
+    """Draw the errors of one dataset against the resolution, one line per model, the spread over seeds shaded."""
+    part, resolutions, training = _shown(table, dataset)
+    figure = new_figure(7.5, 4.2)
+    axes = figure.subplots()
+    x = np.arange(len(resolutions))
+    styles = zip(CYCLE * 9, "osD^vP*X<>" * 9, strict=False)
+    for model in map(str, table.model.values):
+        values = part[metric].sel(model=model, resolution=resolutions)
+        if np.isnan(values).all():
+            continue
+        color, marker = next(styles)
+        mean = values.mean("seed").values
+        axes.plot(x, mean, color=color, marker=marker, ms=5, lw=1.5, label=model)
+        if values.count("seed").max() > 1:
+            spread = values.std("seed", ddof=1).values
+            axes.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.12, lw=0)
+    still = part.persistence.mean(("model", "seed")).sel(resolution=resolutions)
+    if np.isfinite(still).any():
+        axes.plot(x, still, color="#8a8f98", ls="--", lw=1.2, label="persistence")
+    axes.set_xticks(x, [f"{r}\n(training)" if r == training else r for r in resolutions])
+    axes.set(xlabel="resolution", ylabel=ERRORS[metric])
+    decades(axes)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    finish(figure, dataset)
+    return figure
+
+
+def write_tables(table: xarray.Dataset, folder: Path) -> None:
+    """Write table.md, table.csv, table.nc and two pictures per dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "table.md", markdown(table) + "\n")
+    frame = table.drop_vars("training_resolution").to_dataframe().reset_index().dropna(subset=["parameters", "diverged"])
+    write_text(folder / "table.csv", frame.to_csv(index=False))
+    write_atomically(folder / "table.nc", lambda part: table.to_netcdf(part, engine="h5netcdf"))
+    for dataset in map(str, table.dataset.values):
+        if not np.isfinite(table.rollout.sel(dataset=dataset)).any():
+            continue
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+        save_figure(plot_heat_map(table, dataset), folder / f"{stem}_heat_map.png")
+        save_figure(plot_curves(table, dataset), folder / f"{stem}_curves.png")
