@@ -1,6 +1,8 @@
 """MGTFNO: TFNO at zero levels, streamed as in one batch, memory, symmetry, files, precision, refusals."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -195,3 +197,8 @@ def test_bad_input_is_refused_in_one_sentence(options, shape, message):
     with pytest.raises(ValueError, match=message):
         model = mgtfno(**options)
         model(torch.zeros(1, 2, *shape))
+
+
+def test_the_example_reaches_its_error():
+    numbers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "mg_tfno.py"))
+    assert 1e-3 < numbers["main"]() < 0.1
