@@ -13,7 +13,29 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.stepping import SolverError
 
-__all__ = ["check_evolution", "full_precision", "requested_times", "require_finite"]
+__all__ = ["check_evolution", "check_samples", "full_precision", "requested_times", "require_finite"]
+
+
+def check_samples(name: str, what: str, domain: Domain, channels: Sequence[str], x: Tensor) -> Grid:
+    """Return the grid of samples (B, len(channels), *spatial) in float32 or float64, or refuse in one sentence.
+
+    Raises
+    ------
+    ValueError
+        If x is no tensor of this shape and these types, or holds a NaN or infinity (looked for from the host, once; not
+        under fake tensors, which hold no data).
+    """
+    if not isinstance(x, Tensor) or x.ndim != domain.ndim + 2 or x.shape[1] != len(channels) or not len(x):
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        shape = f"(batch, {len(channels)}, {', '.join(domain.names)})"
+        raise ValueError(f"{name}.solve got {what} {got}; expected a tensor {shape} with channels {', '.join(channels)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}.solve got {what} in {x.dtype}; use float32 or float64")
+    if not (x.is_meta or isinstance(x, torch._subclasses.FakeTensor)):
+        bad = (~torch.isfinite(x.detach())).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"{name}.solve got {what} with a NaN or infinity in sample {bad[0]}; look at the fields it is given")
+    return domain.grid_of(x)
 
 
 def check_evolution(
@@ -24,23 +46,21 @@ def check_evolution(
     Raises
     ------
     ValueError
-        If u0 is not (B, len(fields), *spatial) in float32 or float64, the times do not increase or
-        start before t0, or dt is not positive.
+        As `check_samples`, or if the times do not increase or start before t0, or dt is not positive.
     """
-    shape = f"(batch, {len(fields)}, {', '.join(domain.names)})"
-    if not isinstance(u0, Tensor) or u0.ndim != domain.ndim + 2 or u0.shape[1] != len(fields) or not len(u0):
-        got = tuple(u0.shape) if isinstance(u0, Tensor) else type(u0).__name__
-        raise ValueError(f"{name}.solve got u0 {got}; expected a tensor {shape} with channels {', '.join(fields)}")
-    if u0.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name}.solve got u0 in {u0.dtype}; use float32 or float64")
-    return domain.grid_of(u0), requested_times(name, times, t0, dt)
+    return check_samples(name, "u0", domain, fields, u0), requested_times(name, times, t0, dt)
 
 
 def requested_times(name: str, times: Sequence[float] | Tensor, t0: float, dt: float | None) -> list[float]:
     """Return the times as numbers, or refuse times out of order and a step that is not positive."""
-    if dt is not None and not (isinstance(dt, (int, float)) and math.isfinite(dt) and dt > 0):
+    if dt is not None and not (_is_finite_number(dt) and dt > 0):
         raise ValueError(f"{name}.solve got dt={dt!r}; give a positive time step or leave None")
-    values = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
+    if not _is_finite_number(t0):
+        raise ValueError(f"{name}.solve got t0={t0!r}; give the time of u0, a number")
+    try:
+        values = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}.solve got times={times!r}; give a sequence of finite times, at least one") from None
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{name}.solve got times of shape {values.shape}; give a sequence of finite times, at least one")
     if (np.diff(values) <= 0).any():
@@ -49,6 +69,10 @@ def requested_times(name: str, times: Sequence[float] | Tensor, t0: float, dt: f
     if values[0] < t0:
         raise ValueError(f"{name}.solve got times from {values[0]:g} on, before t0={t0:g}; ask for times at or after t0")
     return values.tolist()
+
+
+def _is_finite_number(value) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager:

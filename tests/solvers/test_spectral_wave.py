@@ -157,8 +157,11 @@ def test_refusals():
     with pytest.raises(ValueError, match="dt=-1"):
         solver.solve(u0, [1.0], dt=-1.0)
     u0[1, 0, 2, 2] = math.nan
-    with pytest.raises(SolverError, match="sample 1 is not finite at t=1"):
+    with pytest.raises(ValueError, match="NaN or infinity in sample 1"):
         solver.solve(u0, [1.0])
+    u0[1, 0, 2, 2] = 1e308  # overflows in the transform
+    with pytest.raises(SolverError, match="sample 1 is not finite at t=1"):
+        solver.solve(1e3 * u0.clamp(max=1e305), [1.0])
 
 
 def test_runs_on_another_device_without_a_look_from_the_host():
