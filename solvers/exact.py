@@ -1,7 +1,8 @@
 """Problems whose solution is known, to test solvers and surrogates against.
 
 Each function returns an `ExactProblem`: a domain, a way to build the solver with any scheme, the
-solution as a function of coordinates and time, and a grid and end time that resolve it.
+solution as a function of coordinates and time, and a grid and end time that resolve it; or a
+`SteadyProblem`, with a coefficient in the place of time and scheme.
 """
 
 from __future__ import annotations
@@ -16,11 +17,26 @@ from torch import Tensor
 from opkernels.domains import Axis, Domain
 from opkernels.solvers.allen_cahn import AllenCahn
 from opkernels.solvers.burgers import Burgers1D
+from opkernels.solvers.darcy import Darcy2D
 from opkernels.solvers.kdv import KortewegDeVries
 from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.spectral import SpectralSolver
+from opkernels.solvers.spectral_wave import SpectralWave
+from opkernels.solvers.wave import Wave2D
 
-__all__ = ["ExactProblem", "allen_cahn_front", "cole_hopf", "manufactured_vorticity", "soliton", "taylor_green", "two_solitons"]
+__all__ = [
+    "ExactProblem",
+    "SteadyProblem",
+    "allen_cahn_front",
+    "cole_hopf",
+    "layered_darcy",
+    "manufactured_vorticity",
+    "smooth_darcy",
+    "soliton",
+    "standing_wave",
+    "taylor_green",
+    "two_solitons",
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class ExactProblem:
     """
 
     domain: Domain
-    solver: Callable[[str], SpectralSolver]
+    solver: Callable[[str], SpectralSolver | SpectralWave | Wave2D]
     solution: Callable[..., Tensor]
     shape: tuple[int, ...]
     end: float
@@ -57,6 +73,33 @@ class ExactProblem:
         dt = None if steps is None else self.end / steps
         u = self.solver(method).solve(self.fields(0.0, shape, dtype), [self.end], dt=dt)[:, 0]
         truth = self.fields(self.end, shape)
+        return ((u - truth).norm() / truth.norm()).item()
+
+
+@dataclass(frozen=True)
+class SteadyProblem:
+    """A stationary problem and its solution.
+
+    Parameters
+    ----------
+    domain : Domain
+        Where it lives.
+    solver : callable
+        ``solver(faces)`` builds the solver with one of its means of the coefficient on faces.
+    coefficient, solution : callable
+        Of (x, y), each (H, W) in float64.
+    """
+
+    domain: Domain
+    solver: Callable[[str], Darcy2D]
+    coefficient: Callable[[Tensor, Tensor], Tensor]
+    solution: Callable[[Tensor, Tensor], Tensor]
+
+    def error(self, faces: str, shape: tuple[int, int]) -> float:
+        """Return the relative L2 error at the samples."""
+        x, y = self.domain.grid(*shape).coordinates(dtype=torch.float64)
+        truth = self.solution(x, y)
+        u = self.solver(faces).solve(self.coefficient(x, y)[None, None])[0, 0]
         return ((u - truth).norm() / truth.norm()).item()
 
 
@@ -161,3 +204,71 @@ def allen_cahn_front(epsilon: float = 0.05, length: float = 4.0) -> ExactProblem
         return (0.5 * (1 - torch.tanh(distance / width)))[None]
 
     return ExactProblem(domain, lambda method: AllenCahn(domain, epsilon=epsilon, method=method), solution, (256,), 5.0)
+
+
+def standing_wave(speed: float = 0.8, lengths: tuple[float, float] = (1.5, 1.0), numbers: tuple[int, int] = (2, 1)) -> ExactProblem:
+    """Return a standing wave between fixed walls: u = sin(κ_x x) sin(κ_y y) cos ωt with κ = π m/L and ω = c |κ|.
+
+    ``solver(method)`` takes "p1", "q1" (leapfrog), "newmark" (which needs `steps`) or "exact" (`SpectralWave`).
+    """
+    domain = Domain.box(*lengths, points="endpoint")
+    kx, ky = (math.pi * m / length for m, length in zip(numbers, lengths, strict=True))
+    omega = speed * math.hypot(kx, ky)
+
+    def solution(x, y, t):
+        u = torch.sin(kx * x) * torch.sin(ky * y)
+        return torch.stack([math.cos(omega * t) * u, -omega * math.sin(omega * t) * u])
+
+    def solver(method):
+        if method == "exact":
+            return SpectralWave(domain, speed=speed)
+        element = "p1" if method == "newmark" else method
+        return Wave2D(domain, speed=speed, element=element, scheme="newmark" if method == "newmark" else "leapfrog")
+
+    return ExactProblem(domain, solver, solution, (61, 41), 1.0)
+
+
+def smooth_darcy(points: str = "cell") -> SteadyProblem:
+    """Return a smooth Darcy problem on [0, 1.5] x [0, 0.8] with u = sin(2x + 0.3) e^y, not zero on the walls, and a = 2 + sin 2x cos 3y."""
+
+    def coefficient(x, y):
+        return 2 + torch.sin(2 * x) * torch.cos(3 * y)
+
+    def solution(x, y):
+        return torch.sin(2 * x + 0.3) * torch.exp(y)
+
+    def source(x, y):
+        u, u_x = solution(x, y), 2 * torch.cos(2 * x + 0.3) * torch.exp(y)
+        a_x, a_y = 2 * torch.cos(2 * x) * torch.cos(3 * y), -3 * torch.sin(2 * x) * torch.sin(3 * y)
+        return -(a_x * u_x + a_y * u - 3 * coefficient(x, y) * u)
+
+    domain = Domain.box(1.5, 0.8, points=points)
+    return SteadyProblem(domain, lambda faces: Darcy2D(domain, source=source, boundary=solution, faces=faces), coefficient, solution)
+
+
+def layered_darcy(source: float = 1.0, points: str = "cell") -> SteadyProblem:
+    """Return flow across two layers, a = 3 on x < 1/2 and 12 beyond, u fixed at x = 0 and 1, no flux through the other walls.
+
+    Without a source u rises from 0 to 1 in two straight lines; with f = 1 it is zero on both walls and a parabola in each
+    layer. The jump falls on a face for an even number of samples.
+    """
+    domain = Domain.box(1.0, 2.0, points=points)
+
+    def solution(x, y):
+        if source == 0:
+            return torch.where(x < 0.5, 1.6 * x, 1 - 0.4 * (1 - x))
+        return source * torch.where(x < 0.5, (0.35 * x - x**2 / 2) / 3, ((1 - x**2) / 2 - 0.35 * (1 - x)) / 12)
+
+    return SteadyProblem(
+        domain,
+        lambda faces: Darcy2D(
+            domain,
+            source=source,
+            walls=("dirichlet", "neumann"),
+            boundary=(lambda x, y: x) if source == 0 else 0.0,
+            faces=faces,
+            tolerance=1e-14,
+        ),
+        lambda x, y: torch.where(x < 0.5, 3.0, 12.0).double(),
+        solution,
+    )
