@@ -14,8 +14,8 @@ from torch import nn
 import opkernels as ok
 from opkernels import Axis, Domain
 from opkernels.evaluation.probes import random_function
-from opkernels.layers import ChannelMLP, FactorizedSpectralConv, SpectralConv
-from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO
+from opkernels.layers import ChannelMLP, FactorizedAttention, FactorizedSpectralConv, SpectralConv
+from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO, FactFormer
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
@@ -53,6 +53,12 @@ SPECTRAL = [
     ("T1 with a U-Net", lambda d, i, o: T1(d, i, o, n_modes=(12, 16), mixing="unet", **SMALL), TORUS, GLOBAL),
     ("T1 3-D", lambda d, i, o: T1(d, i, o, n_modes=(6, 5, 4), hidden_channels=4, n_layers=2), SPACE, GLOBAL),
     ("T1 in a box", lambda d, i, o: T1(d, i, o, n_modes=(8, 8), **SMALL), BOX, GLOBAL | {"function": COSINES}),
+    ("FactorizedAttention", lambda d, i, o: FactorizedAttention(i, 2, n_heads=2, head_dim=4), TORUS, {}),
+    ("FactFormer", lambda d, i, o: FactFormer(d, i, o, n_steps=3, **SMALL), TORUS, {}),
+    ("FactFormer on cells", lambda d, i, o: FactFormer(d, i, o, n_heads=2, head_dim=6, parallel=True, **SMALL), CELLS, {}),
+    ("FactFormer 1-D", lambda d, i, o: FactFormer(d, i, o, hidden_channels=16, n_layers=4), LINE, {}),
+    ("FactFormer 3-D", lambda d, i, o: FactFormer(d, i, o, bandwidth=4, **SMALL), SPACE, {}),
+    ("FactFormer with parameters", lambda d, i, o: FactFormer(d, i, o, n_parameters=2, **SMALL), TORUS, {"parameters": torch.ones(1, 2)}),
 ]
 FINITE_ORDER = [
     # On walls FNO's period ends in a jump: it converges, at the rate of that jump.
@@ -63,6 +69,9 @@ FINITE_ORDER = [
     ("MGTFNO", lambda d, i, o: mgtfno(d, i, o, levels=2), TORUS, {"tolerance": 1e-5, "shapes": DIVIDING}),
     ("MGTFNO on cells", lambda d, i, o: mgtfno(d, i, o, levels=1), CELLS, {"tolerance": 1e-5, "shapes": DIVIDING}),
     ("MGTFNO in a box", lambda d, i, o: mgtfno(d, i, o, levels=1), BOX, {"tolerance": 0.05, "shapes": DIVIDING}),
+    # Means over midpoints, or by the trapezoid rule.
+    ("FactFormer in a box", lambda d, i, o: FactFormer(d, i, o, **SMALL), BOX, {"order": 2.0}),
+    ("FactFormer from wall to wall", lambda d, i, o: FactFormer(d, i, o, **SMALL), Domain.box(1.0, 2.0, points="endpoint"), {"order": 2.0}),
 ]
 
 

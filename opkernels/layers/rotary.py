@@ -6,11 +6,12 @@ turns channels j and j + d/2 of a vector at x; q(x)·k(y) then depends on x and 
 
 | axis     | frequencies f_j                          | why                                                            |
 | -------- | ---------------------------------------- | -------------------------------------------------------------- |
-| periodic | 2 pi k/L, k = 0 .. bandwidth, whole      | anything else jumps where the axis closes: first order only    |
-| walls    | 2 pi k/L, k = 0 .. bandwidth, in halves  | the period 2L tells the walls apart                            |
+| periodic | 2 pi k/L, k = 0, 1, 2, .. bandwidth      | anything else jumps where the axis closes: first order only    |
+| walls    | 2 pi k/L, k = 0, 1/2, 1, .. bandwidth    | the period 2L tells the walls apart                            |
 
-k are spread evenly over the d/2 pairs. A grid must resolve them: n > 2 bandwidth samples per axis, or neighbors turn by
-more than half a circle and the grid sees another, slower harmonic.
+over and over again, low ones first: smooth fields have little else, and d/2 pairs may be fewer than there are harmonics. A grid
+must resolve them: n > 2 bandwidth samples per axis, or neighbors turn by more than half a circle and the grid sees another,
+slower harmonic.
 
 Reference: Su et al., "RoFormer", arXiv 2104.09864.
 """
@@ -40,8 +41,8 @@ def check_bandwidth(grid: Grid, bandwidth: int) -> None:
 @table
 def harmonic_angles(axis: Axis, n: int, pairs: int, bandwidth: int, device) -> Tensor:
     """Return the angles (n, pairs) of the samples of an axis."""
-    steps = bandwidth if axis.periodic else 2 * bandwidth
-    k = (torch.linspace(0, steps, pairs, dtype=torch.float64, device=device)).round() * (bandwidth / steps)
+    halves = 1 if axis.periodic else 2
+    k = torch.arange(pairs, dtype=torch.float64, device=device).remainder(halves * bandwidth + 1) / halves
     s = (axis.coordinates(n, device, torch.float64) - axis.lower) / axis.length
     return 2 * math.pi * s[:, None] * k
 
