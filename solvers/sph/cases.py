@@ -14,15 +14,21 @@ from torch import Tensor
 
 from opkernels.domains import Axis, Domain
 from opkernels.particles import ParticleSet
+from opkernels.solvers.sph.equations_of_state import Isothermal
+from opkernels.solvers.sph.kernels import smoothing_kernel
 
 __all__ = [
     "Case",
     "acoustic_wave",
+    "cavity_profiles",
     "colliding_blobs",
     "couette_velocity",
+    "lattice_frequency",
     "poiseuille_velocity",
     "riemann_solution",
+    "rotating_patch",
     "shock_tube",
+    "standing_wave",
     "still_tank",
     "taylor_green",
 ]
@@ -58,6 +64,24 @@ def acoustic_wave(n: int, *, amplitude: float = 1e-3, neighbors: float = 8.0) ->
         x = cells + amplitude / math.pi * torch.cos(math.pi * x)
     particles = ParticleSet(x[:, None], 4 / n, 2 * neighbors / n, domain)
     return Case(particles, torch.zeros_like(particles.positions))
+
+
+def lattice_frequency(spacing: float, mass: float, support: float, k: float, eos: Isothermal, kernel: str = "wendland2") -> float:
+    """Angular frequency of a sound wave on a lattice, to which no number of particles, only more neighbors, are the cure.
+
+    omega^2 = (2 m p / rho^2) sum_n (1 - cos k a n) W''(a n) + m^2 (c^2 - 2 p / rho) / rho^2 [ sum_n sin(k a n) W'(a n) ]^2
+    over all n, for one support and the pair sums of the gas solver linearized about rest.
+    """
+    shape = smoothing_kernel(kernel, 1)
+    r = (torch.arange(1, int(support / spacing) + 1, dtype=torch.float64) * spacing).requires_grad_()
+    w = shape.value(r, support)
+    (first,) = torch.autograd.grad(w.sum(), r, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), r)
+    rho = mass * (shape.value(torch.zeros(1, dtype=torch.float64), support) + 2 * w.sum()).detach()
+    p, waves = eos.pressure(rho), k * r.detach()
+    stiff = 4 * mass * p / rho**2 * ((1 - torch.cos(waves)) * second).sum()
+    soft = (2 * mass * (torch.sin(waves) * first.detach()).sum()) ** 2 * (eos.sound_speed**2 - 2 * p / rho) / rho**2
+    return math.sqrt(float(stiff + soft))
 
 
 def shock_tube(
@@ -169,8 +193,33 @@ def still_tank(
     x = _lattice(water, (round(width / spacing), round(depth / spacing)), jitter, seed)
     above = y_axis.lower + depth - x[:, 1]
     densities = None if sound_speed is None else 1 + gravity * above / sound_speed**2
-    particles = ParticleSet(x, spacing**2, neighbors * spacing, domain, densities=densities)
+    masses = spacing**2 if densities is None else spacing**2 * densities
+    particles = ParticleSet(x, masses, neighbors * spacing, domain, densities=densities)
     return Case(particles, torch.zeros_like(x))
+
+
+def standing_wave(
+    rows: int, *, depth: float = 0.5, length: float = 1.0, amplitude: float = 0.02, sound_speed: float, neighbors: float = 3.0
+) -> tuple[Case, float]:
+    """Water with a level surface in the flow of a standing gravity wave (g = 1), and its omega = sqrt(k tanh(k depth)).
+
+    One wave fills the periodic x axis; the surface will rise to `amplitude`. Viscosity nu lets it decay as e^(-2 nu k^2 t).
+    """
+    k = 2 * math.pi / length
+    domain = Domain((Axis(0, length, periodic=True), Axis(0, 2 * depth)))
+    still = still_tank(domain, depth / rows, depth, sound_speed=sound_speed, neighbors=neighbors)
+    x, y = still.particles.positions.unbind(1)
+    omega = math.sqrt(k * math.tanh(k * depth))
+    scale = amplitude * omega / math.sinh(k * depth)
+    velocities = scale * torch.stack([torch.sin(k * x) * torch.cosh(k * y), -torch.cos(k * x) * torch.sinh(k * y)], 1)
+    return Case(still.particles, velocities), omega
+
+
+def rotating_patch(n: int, *, neighbors: float = 3.0) -> Case:
+    """Return a unit square of fluid in free space that turns as a solid with angular velocity 1."""
+    x = _lattice(Domain((Axis(-0.5, 0.5), Axis(-0.5, 0.5))), (n, n), 0.0, 0)
+    particles = ParticleSet(x, 1 / n**2, neighbors / n, Domain((Axis(-2, 2), Axis(-2, 2))))
+    return Case(particles, torch.stack([x[:, 1], -x[:, 0]], 1))
 
 
 def colliding_blobs(
@@ -206,3 +255,30 @@ def poiseuille_velocity(y: Tensor, time: float, *, force: float, width: float, v
     b = (2 * torch.arange(terms, dtype=y.dtype)[:, None] + 1) * math.pi / width
     decay = torch.exp(-(b**2) * viscosity * time)
     return force / (2 * viscosity) * y * (width - y) - (4 * force / (viscosity * b**3 * width) * torch.sin(b * y) * decay).sum(0)
+
+
+_GHIA_Y = (0.9766, 0.9688, 0.9609, 0.9531, 0.8516, 0.7344, 0.6172, 0.5, 0.4531, 0.2813, 0.1719, 0.1016, 0.0703, 0.0625, 0.0547)
+_GHIA_X = (0.9688, 0.9609, 0.9531, 0.9453, 0.9063, 0.8594, 0.8047, 0.5, 0.2344, 0.2266, 0.1563, 0.0938, 0.0781, 0.0703, 0.0625)
+_GHIA_U = {
+    100: "0.84123 0.78871 0.73722 0.68717 0.23151 0.00332 -.13641 -.20581 -.21090 -.15662 -.10150 -.06434 -.04775 -.04192 -.03717",
+    400: "0.75837 0.68439 0.61756 0.55892 0.29093 0.16256 0.02135 -.11477 -.17119 -.32726 -.24299 -.14612 -.10338 -.09266 -.08186",
+    1000: "0.65928 0.57492 0.51117 0.46604 0.33304 0.18719 0.05702 -.06080 -.10648 -.27805 -.38289 -.29730 -.22220 -.20196 -.18109",
+}
+_GHIA_V = {
+    100: "-.05906 -.07391 -.08864 -.10313 -.16914 -.22445 -.24533 0.05454 0.17527 0.17507 0.16077 0.12317 0.10890 0.10091 0.09233",
+    400: "-.12146 -.15663 -.19254 -.22847 -.23827 -.44993 -.38598 0.05186 0.30174 0.30203 0.28124 0.22965 0.20920 0.19713 0.18360",
+    1000: "-.21388 -.27669 -.33714 -.39188 -.51550 -.42665 -.31966 0.02526 0.32235 0.33075 0.37095 0.32627 0.30353 0.29012 0.27485",
+}
+
+
+def cavity_profiles(reynolds: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Steady flow in the unit square under a lid of speed 1: y and u(1/2, y), x and v(x, 1/2), at Re = 100, 400 or 1000.
+
+    Ghia, Ghia and Shin 1982, tables 1 and 2 (https://doi.org/10.1016/0021-9991(82)90058-4); v(.9063) at Re = 400 looks
+    like a misprint there.
+    """
+    if reynolds not in _GHIA_U:
+        raise ValueError(f"cavity_profiles got reynolds={reynolds}; choose one of {', '.join(map(str, _GHIA_U))}")
+    u, v = ([float(word) for word in tables[reynolds].split()] for tables in (_GHIA_U, _GHIA_V))
+    y, u, x, v = (torch.tensor(column, dtype=torch.float64) for column in (_GHIA_Y, u, _GHIA_X, v))
+    return y, u, x, v

@@ -229,7 +229,7 @@ class _Run:
         if solver.background_pressure == 0:
             p = p.abs()  # walls push, and where the fluid pulls they balance it
         rho = solver.eos.density(p - solver.background_pressure)
-        volume = self.spacing**2 * solver.rest_density / rho
+        volume = torch.full_like(rho, self.spacing**2)
         viscous = volume if walls.no_slip else torch.zeros_like(volume)
         return fluid.append(walls.x, walls.v, seen.mirrored(fluid.v), rho, p, volume, viscous, walls.batch)
 

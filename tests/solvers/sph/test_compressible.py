@@ -7,8 +7,7 @@ import torch
 
 from opkernels import Axis, Domain, ParticleSet
 from opkernels.solvers.sph import CompressibleSPH1D, IdealGas, Isothermal
-from opkernels.solvers.sph.cases import acoustic_wave, riemann_solution, shock_tube
-from opkernels.solvers.sph.kernels import smoothing_kernel
+from opkernels.solvers.sph.cases import acoustic_wave, lattice_frequency, riemann_solution, shock_tube
 from opkernels.solvers.stepping import SolverError
 
 KAPPA = 10.0
@@ -67,24 +66,10 @@ def test_isothermal_shock_tube():
     assert tube_errors(400, None, Isothermal(1.0))[0] < 0.016
 
 
-def dispersion(spacing, mass, support, k):
-    """Frequency of a sound wave on a lattice: linearize the pair sums (symbols as in the solver, Omega = 1)."""
-    kernel = smoothing_kernel("wendland2", 1)
-    n = torch.arange(1, int(support / spacing) + 1, dtype=torch.float64)
-    r = (n * spacing).requires_grad_()
-    (first,) = torch.autograd.grad(kernel.value(r, support).sum(), r, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), r)
-    rho = float(mass * (kernel.value(torch.zeros(1, dtype=torch.float64), support) + 2 * kernel.value(r, support).sum()).detach())
-    pressure = KAPPA * (rho - 1)
-    s = float((torch.sin(k * r) * first).sum().detach())
-    omega2 = 2 * mass * pressure / rho**2 * float(((1 - torch.cos(k * r)) * second).sum().detach()) * 2
-    return math.sqrt(omega2 + (2 * mass) ** 2 * (KAPPA - 2 * pressure / rho) / rho**2 * s**2)
-
-
 def wave_run(scheme, n=64, periods=2.25, frames=90):
     case = acoustic_wave(n)
     solver = CompressibleSPH1D(case.particles.domain, eos=LIQUID, adaptive=False, alpha=0.0, beta=0.0, scheme=scheme)
-    omega = dispersion(2 / n, 4 / n, 16 / n, math.pi)
+    omega = lattice_frequency(2 / n, 4 / n, 16 / n, math.pi, LIQUID)
     times = [periods * 2 * math.pi / omega * k / frames for k in range(frames + 1)]
     run = solver.solve(case.particles, times)
     signal = (run.densities * torch.sin(math.pi * run.positions[..., 0])).mean(1)

@@ -83,9 +83,9 @@ def test_water_stays_at_rest_in_a_tank():
     run = solver.solve(case.particles, [3.0])
     y, p = run.positions[0, :, 1], run.pressures[0]
     exact = 0.5 - y
-    assert float((p - exact).norm() / exact.norm()) < 0.03
+    assert float((p - exact).norm() / exact.norm()) < 0.02
     slope = ((p - p.mean()) * (y - y.mean())).sum() / (y - y.mean()).square().sum()
-    assert float(slope) == pytest.approx(-1, abs=0.03)
+    assert float(slope) == pytest.approx(-1, abs=0.01)
     assert float(run.kinetic_energy()[0] / (case.particles.masses * y).sum()) < 1e-5
     assert float(y.max()) + spacing / 2 == pytest.approx(0.5, abs=2e-3)
 
