@@ -141,6 +141,16 @@ class DifferentialConv(nn.Module):
                 return sum(products[1:], start=products[0])
             return _mix(torch.cat(weights, dim=1), terms, x.movedim(1, -1).is_contiguous())
 
+    def multipliers(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return what l^|alpha| D_alpha multiplies Fourier coefficients by on a periodic grid, complex (A, *) in the layout of rfftn.
+
+        The same stencils as `forward`, for a convolution that has transformed its input anyhow.
+        """
+        grid.domain.require_periodic("DifferentialConv.multipliers")
+        for a in range(self.n_dim):
+            _check_room(grid.shape[a], grid.domain.axes[a], max(alpha[a] for alpha in self.multi_indices), self.accuracy)
+        return torch.view_as_complex(_multipliers(self.multi_indices, self.accuracy, self.length, grid, device=device, dtype=dtype))
+
 
 def _mix(weight: Tensor, terms: Sequence[Tensor], channels_last: bool) -> Tensor:
     """Apply weight (O, A C) to A terms (B, C, *spatial) in one matrix product."""
@@ -206,13 +216,7 @@ def _differences(x: Tensor, grid: Grid, indices: Sequence[tuple[int, ...]], accu
 def _difference(x: Tensor, dim: int, axis: Axis, order: int, accuracy: int) -> Tensor:
     """Return h^order times the derivative of that order along one dimension."""
     n = x.shape[dim]
-    half = (order + 1) // 2 + accuracy // 2 - 1
-    width = 2 * half + 1 if axis.periodic else order + accuracy
-    if n < width:
-        raise ValueError(
-            f"derivative {order} at accuracy {accuracy} needs {width} samples on axis {axis.name}, which has {n}; "
-            "refine the grid or lower the accuracy"
-        )
+    half, width = _check_room(n, axis, order, accuracy)
     weights = stencil(order, tuple(range(-half, half + 1)))
     if axis.periodic:
         around = torch.cat([x.narrow(dim, n - half, half), x, x.narrow(dim, 0, half)], dim)
@@ -275,6 +279,36 @@ def _one_sided(order: int, accuracy: int, rows: int, device) -> Tensor:
     width = range(order + accuracy)
     weights = [stencil(order, tuple(j - i for j in width)) for i in range(rows)]
     return torch.tensor(weights, dtype=torch.float64, device=device)
+
+
+@table
+def _multipliers(indices: Sequence[tuple[int, ...]], accuracy: int, length: float, grid: Grid, device) -> Tensor:
+    """Symbols of the scaled stencils in the layout of rfftn, (A, *, 2)."""
+    steps = [k * h for k, h in zip(grid.wavenumbers(device=device, dtype=torch.float64), grid.spacing, strict=True)]
+
+    def symbol(a: int, order: int) -> Tensor:
+        half = (order + 1) // 2 + accuracy // 2 - 1
+        if not order:
+            return torch.ones_like(steps[a]).to(torch.complex128)
+        weights = enumerate(stencil(order, tuple(range(-half, half + 1))), start=-half)
+        real, imaginary = 0 * steps[a], 0 * steps[a]
+        for z, weight in weights:
+            real, imaginary = real + weight * torch.cos(z * steps[a]), imaginary + weight * torch.sin(z * steps[a])
+        return torch.complex(real, imaginary) * (length / grid.spacing[a]) ** order
+
+    return torch.view_as_real(torch.stack([prod(symbol(a, n) for a, n in enumerate(alpha)) for alpha in indices]))
+
+
+def _check_room(n: int, axis: Axis, order: int, accuracy: int) -> tuple[int, int]:
+    """Return half the width of the centered stencil and the width of the widest one, for which n samples must have room."""
+    half = (order + 1) // 2 + accuracy // 2 - 1
+    width = 2 * half + 1 if axis.periodic else order + accuracy
+    if n < width:
+        raise ValueError(
+            f"derivative {order} at accuracy {accuracy} needs {width} samples on axis {axis.name}, which has {n}; "
+            "refine the grid or lower the accuracy"
+        )
+    return half, width
 
 
 def _check_accuracy(accuracy: int) -> None:

@@ -1,15 +1,28 @@
-"""Local integral convolution: a learned kernel of fixed physical radius on a periodic box.
+"""Local integral convolution: a learned kernel of fixed physical radius, on grids and on particles.
 
-    y_o(x) = sum_c int_{|y - x| <= r} kappa_oc(y - x) v_c(y) dy + b_o,    kappa_oc = sum_k W_ock psi_k
+    y_o(x) = sum_c int_{|y - x| <= r, y in the domain} kappa_oc(y - x) v_c(y) dy + b_o,    kappa_oc = sum_k W_ock psi_k
 
-| quadrature | the integral                                                                 | error                          |
-| ---------- | ---------------------------------------------------------------------------- | ------------------------------ |
-| "exact"    | of the samples' Fourier series: its coefficients times psi~_k(xi)             | none, if v is band-limited     |
-| "nodal"    | sum over the samples y_j, each with the volume of its cell                   | O(h^2) for continuous kernels  |
+| quadrature | the integral                                                        | error                                          |
+| ---------- | ------------------------------------------------------------------- | ---------------------------------------------- |
+| "exact"    | of the samples' Fourier series: its coefficients times psi~_k(xi)    | none, if v is band-limited; periodic axes only |
+| "nodal"    | sum over the samples y_j, each with its quadrature weight            | O(h^2) for continuous kernels                  |
 
-Both are one multiplier per basis function on the coefficients: C transforms forward, C K back, then one matrix product
-over (c, k), whose cost does not grow with the radius. "nodal" is what a neighbor list on the same points computes. The
-Nyquist coefficients of even sizes, whose sign of the wave number is unknown, are dropped by "exact".
+By default a periodic domain has the first and any other the second: next to a wall the integral is over the part of the ball
+inside. The weights are those of `Grid.weights`, so "cell" and "endpoint" points keep the second order up to the wall and
+"node" points, which leave one end open, the first. On particles the weights are their volumes.
+
+One of three ways is taken, which give the same sums:
+
+| way        | for                          | cost per sample point                                       |
+| ---------- | ---------------------------- | ----------------------------------------------------------- |
+| transforms | grids                        | C + O transforms, and K C O in one product                  |
+| stencil    | "nodal", few taps S, CPU     | S C O                                                       |
+| neighbors  | particles                    | K C per pair, and K C O                                     |
+
+The transforms' cost does not grow with the radius: the coefficients of the C inputs are multiplied by the K functions' and
+mixed by the weights, which are real and serve real and imaginary parts alike, before anything is transformed back. With walls
+the period is longer by the radius and filled with zeros. The Nyquist coefficients of even sizes, whose sign of the wave number
+is unknown, are dropped by "exact".
 
 References: `opkernels.layers.kernels`.
 """
@@ -17,14 +30,17 @@ References: `opkernels.layers.kernels`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Grid, table
+from opkernels.domains import Domain, Grid, table
 from opkernels.layers.kernels import KernelBasis, kernel_values, transfer
+from opkernels.neighbors import Neighbors, radius_search
+from opkernels.particles import ParticleSet
 
-__all__ = ["LocalIntegralConv"]
+__all__ = ["LocalIntegralConv", "filtered"]
 
 
 class LocalIntegralConv(nn.Module):
@@ -38,8 +54,8 @@ class LocalIntegralConv(nn.Module):
         The functions phi_k, such as ``PolarHats(3, 4)``.
     radius : float
         The radius r in the units of the domain; three to eight cells of the training grid are usual.
-    quadrature : {"exact", "nodal"}
-        See the module's docstring.
+    quadrature : {"exact", "nodal"}, optional
+        See the module's docstring; by default exact where all axes are periodic.
     bias : bool
         Add a constant per output channel, zero at the start.
 
@@ -55,6 +71,9 @@ class LocalIntegralConv(nn.Module):
     >>> layer = LocalIntegralConv(3, 4, PolarHats(3, 4), radius=0.15)
     >>> layer(torch.zeros(2, 3, 33, 48), Domain.periodic(1.0, 2.0).grid(33, 48)).shape
     torch.Size([2, 4, 33, 48])
+    >>> particles = ParticleSet.from_grid(Domain.box(1.0, 2.0).grid(20, 40), support=0.15)
+    >>> layer(torch.zeros(800, 3), particles).shape
+    torch.Size([800, 4])
     """
 
     def __init__(
@@ -64,7 +83,7 @@ class LocalIntegralConv(nn.Module):
         kernel: KernelBasis,
         *,
         radius: float,
-        quadrature: str = "exact",
+        quadrature: str | None = None,
         bias: bool = True,
     ):
         super().__init__()
@@ -72,11 +91,10 @@ class LocalIntegralConv(nn.Module):
             raise ValueError(f"LocalIntegralConv got {in_channels} input and {out_channels} output channels; give at least one of each")
         if not 0 < radius < float("inf"):
             raise ValueError(f"LocalIntegralConv got radius={radius}; give a positive length in the units of the domain")
-        if quadrature not in ("exact", "nodal"):
-            raise ValueError(f'LocalIntegralConv got quadrature={quadrature!r}; choose "exact" or "nodal"')
+        if quadrature not in ("exact", "nodal", None):
+            raise ValueError(f'LocalIntegralConv got quadrature={quadrature!r}; choose "exact", "nodal" or None')
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel, self.radius, self.quadrature = kernel, float(radius), quadrature
-        self._multiplier = {"exact": _exact, "nodal": _nodal}[quadrature]
         std = (in_channels * kernel.size) ** -0.5
         self.weight = nn.Parameter(std * torch.randn(out_channels, in_channels, kernel.size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -85,54 +103,231 @@ class LocalIntegralConv(nn.Module):
         """Return the sizes, for printing."""
         return f"{self.in_channels}, {self.out_channels}, {self.kernel}, radius={self.radius:g}, quadrature={self.quadrature!r}"
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return (B, out_channels, *grid.shape) for x (B, in_channels, *grid.shape), in the memory layout of `x`.
+    def forward(self, x: Tensor, where: Grid | ParticleSet, neighbors: Neighbors | None = None) -> Tensor:
+        """Return the integrals at the samples themselves.
+
+        Parameters
+        ----------
+        x : Tensor, (B, in_channels, *grid.shape) or (N, in_channels)
+            Samples on a grid, or at particles.
+        where : Grid or ParticleSet
+            Where they sit. Positions and volumes of particles are taken as constants.
+        neighbors : Neighbors, optional
+            Of the particles, within the radius at least; searched for by default.
+
+        Returns
+        -------
+        Tensor, (B, out_channels, *grid.shape), in the memory layout of `x`, or (N, out_channels)
 
         Raises
         ------
         ValueError
-            If the grid is missing, differs from `x` or the kernel in rank or shape, has walls, or does not suit the
-            radius (above half an axis; with "nodal", below a cell).
+            If `where` is missing, differs from `x` or the kernel in rank or shape, does not suit the quadrature (walls, gauss
+            points) or the radius (above half an axis; with "nodal", below a cell).
         """
-        self._check(x, grid)
+        if isinstance(where, ParticleSet):
+            return self._on_particles(x, where, neighbors)
+        self._check(x, where)
+        exact = self._is_exact(where.domain)
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            axes = tuple(range(-grid.ndim, 0))
-            multiplier = torch.view_as_complex(self._multiplier(self.kernel, self.radius, grid, device=u.device, dtype=u.dtype))
-            u_hat = torch.fft.rfftn(u, dim=axes)
-            fields = torch.fft.irfftn(u_hat[:, :, None] * multiplier, s=grid.shape, dim=axes)
-            columns = fields.flatten(3).flatten(1, 2)
-            weight = self.weight.to(u.dtype).flatten(1)
-            if x.movedim(1, -1).is_contiguous():
-                y = nn.functional.linear(columns.transpose(1, 2), weight, None if self.bias is None else self.bias.to(u.dtype))
-                return y.unflatten(1, grid.shape).movedim(-1, 1)
-            y = torch.matmul(weight, columns)
+            if not exact:
+                u = _weighted(u, where)
+            if not exact and _prefers_stencil(self.kernel, self.radius, where, u.device):
+                y = self._by_stencil(u, where)
+            else:
+                y = self._by_transforms(u, where)
             if self.bias is not None:
-                y = y + self.bias.to(u.dtype)[:, None]
-            return y.unflatten(2, grid.shape)
+                y = y + self.bias.to(y.dtype).view(-1, *[1] * where.ndim)
+            return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y.contiguous()
+
+    def _is_exact(self, domain: Domain) -> bool:
+        return self.quadrature != "nodal" and all(axis.periodic for axis in domain.axes)
+
+    def multipliers(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return what the K functions multiply coefficients by, complex (K, *) in the layout of rfftn."""
+        build = _exact if self._is_exact(grid.domain) else _nodal
+        return torch.view_as_complex(_looked_up(build, self.kernel, self.radius, grid, device, dtype))
+
+    def _by_transforms(self, u: Tensor, grid: Grid) -> Tensor:
+        shape = grid.shape if self._is_exact(grid.domain) else _padded(self.radius, grid)
+        y = filtered(u, shape, self.multipliers(grid, u.device, u.dtype), self.weight.to(u.dtype))
+        for a, n in enumerate(grid.shape):
+            y = y.narrow(a + 2, 0, n)
+        return y
+
+    def _by_stencil(self, u: Tensor, grid: Grid) -> Tensor:
+        taps = _looked_up(_taps, self.kernel, self.radius, grid, u.device, u.dtype)
+        stencil = torch.tensordot(self.weight.to(u.dtype), taps, dims=1)
+        for a, axis in enumerate(grid.domain.axes):
+            u = _surrounded(u, a + 2, taps.shape[a + 1] // 2, axis.periodic)
+        convolution = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[grid.ndim - 1]
+        return convolution(u, stencil)
+
+    def _on_particles(self, x: Tensor, particles: ParticleSet, neighbors: Neighbors | None) -> Tensor:
+        self._check_particles(x, particles)
+        positions = particles.positions.detach()
+        if neighbors is None:
+            neighbors = radius_search(positions, support=self.radius, domain=particles.domain, batch=particles.batch)
+        with torch.autocast(x.device.type, enabled=False):
+            u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            offsets = -neighbors.displacement(positions).T / self.radius
+            values = (kernel_values(self.kernel, offsets) / self.radius**self.kernel.n_dim).to(u.dtype)
+            sent = (u * particles.volumes.detach().to(u.dtype)[:, None]).index_select(0, neighbors.col)
+            columns = torch.stack([neighbors.sum(value[:, None] * sent) for value in values], dim=-1)
+            return nn.functional.linear(
+                columns.flatten(1), self.weight.to(u.dtype).flatten(1), None if self.bias is None else self.bias.to(u.dtype)
+            )
 
     def _check(self, x: Tensor, grid: Grid) -> None:
         if not isinstance(grid, Grid):
             raise ValueError(f"LocalIntegralConv got grid={grid!r}, but a radius has units; give domain.grid_of(x)")
-        if grid.ndim != self.kernel.n_dim:
-            raise ValueError(f"LocalIntegralConv got a {grid.ndim}-D grid for a {self.kernel.n_dim}-D kernel; give one of the same rank")
+        self._check_domain(grid.domain)
         if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.shape:
             raise ValueError(
                 f"LocalIntegralConv got x of shape {tuple(x.shape)}; "
                 f"expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
             )
-        grid.domain.require_periodic("LocalIntegralConv")
         for axis, h in zip(grid.domain.axes, grid.spacing, strict=True):
+            if axis.points == "gauss":
+                raise ValueError(
+                    f'LocalIntegralConv needs equal spacing, but axis {axis.name} has points="gauss"; use "cell" or "endpoint", '
+                    "or take the points as particles"
+                )
+            if not self._is_exact(grid.domain) and self.radius < h:
+                raise ValueError(
+                    f"LocalIntegralConv got radius {self.radius:g}, below the cell {h:g} of axis {axis.name}, where a sum over samples is "
+                    'no integral; refine the grid, raise the radius or, on periodic axes, choose quadrature="exact"'
+                )
+
+    def _check_domain(self, domain: Domain) -> None:
+        if domain.ndim != self.kernel.n_dim:
+            raise ValueError(f"LocalIntegralConv got a {domain.ndim}-D grid for a {self.kernel.n_dim}-D kernel; give one of the same rank")
+        if self.quadrature == "exact":
+            domain.require_periodic('LocalIntegralConv with quadrature="exact"')
+        for axis in domain.axes:
             if self.radius > axis.length / 2:
                 raise ValueError(
                     f"LocalIntegralConv got radius {self.radius:g}, above half the length {axis.length:g} of axis {axis.name}, where the "
-                    "kernel would meet itself; lower the radius"
+                    "kernel would meet itself or miss the domain; lower the radius"
                 )
-            if self.quadrature == "nodal" and self.radius < h:
-                raise ValueError(
-                    f"LocalIntegralConv got radius {self.radius:g}, below the cell {h:g} of axis {axis.name}, where a sum over samples is "
-                    'no integral; refine the grid, raise the radius or choose quadrature="exact"'
-                )
+
+    def _check_particles(self, x: Tensor, particles: ParticleSet) -> None:
+        if self.quadrature == "exact":
+            raise ValueError('LocalIntegralConv got particles with quadrature="exact", which needs a grid; choose "nodal" or None')
+        self._check_domain(particles.domain)
+        if tuple(x.shape) != (len(particles), self.in_channels):
+            raise ValueError(f"LocalIntegralConv got x of shape {tuple(x.shape)}; expected ({len(particles)}, {self.in_channels})")
+
+
+def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor) -> Tensor:
+    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *), zeros where `shape` is larger.
+
+    The weights (O, C, K) are real and mix coefficients before they are transformed back: C + O transforms, not C K.
+    """
+    axes = tuple(range(-len(shape), 0))
+    u_hat = torch.fft.rfftn(u.contiguous(), s=shape, dim=axes)
+    mix = _mixed if torch.compiler.is_compiling() else _Mix.apply
+    y_hat = mix(u_hat.flatten(2), multipliers.flatten(1), weight.flatten(1))
+    return torch.fft.irfftn(y_hat.unflatten(2, u_hat.shape[2:]), s=shape, dim=axes)
+
+
+def _columns(u: Tensor, m: Tensor) -> Tensor:
+    """Return m_k u_c as real columns (re, im), (B, C K, 2 F), for u (B, C, F) and m (K, F)."""
+    return torch.view_as_real(u[:, :, None] * m).flatten(1, 2).flatten(2)
+
+
+def _mixed(u: Tensor, m: Tensor, weight: Tensor) -> Tensor:
+    """Return sum_ck W_ock m_k u_c, complex (B, O, F), for weight (O, C K)."""
+    return torch.view_as_complex(torch.matmul(weight, _columns(u, m)).unflatten(2, (-1, 2)))
+
+
+class _Mix(torch.autograd.Function):
+    """`_mixed` in blocks that stay in cache; the columns, K times the input, are made again in the backward pass, not kept."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u, m, weight):
+        return _assembled(u, weight.shape[0], [_mixed(u[b, :, f], m[:, f], weight) for b, f in _blocks(u, m)], m)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        u, m, weight = ctx.saved_tensors
+        grad_u, grad_weight = [], torch.zeros_like(weight)
+        for b, f in _blocks(u, m):
+            g_real = torch.view_as_real(g[b, :, f].contiguous()).flatten(2)
+            grad_weight = grad_weight + torch.matmul(g_real, _columns(u[b, :, f], m[:, f]).mT).sum(0)
+            columns = torch.matmul(weight.T, g_real).unflatten(1, (u.shape[1], -1)).unflatten(3, (-1, 2))
+            grad_u.append((torch.view_as_complex(columns) * m[:, f].conj()).sum(2))
+        return _assembled(u, u.shape[1], grad_u, m), None, grad_weight
+
+
+def _blocks(u: Tensor, m: Tensor) -> list[tuple[slice, slice]]:
+    """Cut (batch, coefficients) so that the columns of a block fit in a cache of about 2 MB; on a GPU, do not."""
+    batch, channels, count = u.shape
+    if u.device.type != "cpu":
+        return [(slice(0, batch), slice(0, count))]
+    room = max(2**18 // (channels * m.shape[0]), 256)
+    rows, width = max(room // count, 1), min(room, count)
+    return [(slice(i, i + rows), slice(j, j + width)) for i in range(0, batch, rows) for j in range(0, count, width)]
+
+
+def _assembled(u: Tensor, channels: int, blocks: list[Tensor], m: Tensor) -> Tensor:
+    """Return the blocks side by side, (B, channels, F)."""
+    if len(blocks) == 1:
+        return blocks[0]
+    y = u.new_empty(u.shape[0], channels, u.shape[2])
+    for (b, f), block in zip(_blocks(u, m), blocks, strict=True):
+        y[b, :, f] = block
+    return y
+
+
+def _prefers_stencil(kernel: KernelBasis, radius: float, grid: Grid, device: torch.device) -> bool:
+    """Choose a stencil where its taps are few for the K functions.
+
+    Measured on one CPU core (float32, forward and backward). On CUDA the library's convolutions may round to ten bits (TF32).
+    """
+    return device.type == "cpu" and math.prod([2 * n + 1 for n in _reach(radius, grid)]) <= 5 * kernel.size
+
+
+def _reach(radius: float, grid: Grid) -> tuple[int, ...]:
+    """Return the number of samples on each side of a sample within the radius, the rim not counted."""
+    return tuple(math.ceil(radius / h * (1 - 1e-12)) - 1 for h in grid.spacing)
+
+
+def _padded(radius: float, grid: Grid) -> tuple[int, ...]:
+    """Sizes of the transforms of a sum: beyond walls, room for the kernel to see zeros."""
+    return tuple(
+        n if axis.periodic else n + reach for axis, n, reach in zip(grid.domain.axes, grid.shape, _reach(radius, grid), strict=True)
+    )
+
+
+def _weighted(u: Tensor, grid: Grid) -> Tensor:
+    """Multiply samples by their quadrature weights over the volume of a cell."""
+    for a, (axis, n, h) in enumerate(zip(grid.domain.axes, grid.shape, grid.spacing, strict=True)):
+        if axis.points == "endpoint":
+            u = u * (axis.weights(n, u.device, u.dtype) / h).view(-1, *[1] * (grid.ndim - 1 - a))
+    return u
+
+
+def _surrounded(u: Tensor, dim: int, reach: int, periodic: bool) -> Tensor:
+    """Add `reach` samples on both sides: the period's, or zeros."""
+    n = u.shape[dim]
+    before, after = u.narrow(dim, n - reach, reach), u.narrow(dim, 0, reach)
+    if not periodic:
+        before, after = torch.zeros_like(before), torch.zeros_like(after)
+    return torch.cat([before, u, after], dim)
+
+
+@torch.compiler.disable
+def _looked_up(build: Callable[..., Tensor], kernel: KernelBasis, radius: float, grid: Grid, device, dtype) -> Tensor:
+    """Return a table; outside of compiled graphs, which would build it in every call."""
+    return build(kernel, radius, grid, device=device, dtype=dtype)
 
 
 @table
@@ -149,10 +344,19 @@ def _exact(kernel: KernelBasis, radius: float, grid: Grid, device) -> Tensor:
 @table
 def _nodal(kernel: KernelBasis, radius: float, grid: Grid, device) -> Tensor:
     """Return the transforms of the sampled psi_k times the volume of a cell, in the layout of rfftn, (K, *, 2)."""
-    steps = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=device) for n in grid.shape]
-    offsets = torch.stack(torch.meshgrid(*[h / radius * i for h, i in zip(grid.spacing, steps, strict=True)], indexing="ij"))
-    volume = 1.0
-    for h in grid.spacing:
-        volume = volume * h / radius
-    values = volume * torch.fft.rfftn(kernel_values(kernel, offsets), dim=tuple(range(1, grid.ndim + 1))).conj()
+    shape = _padded(radius, grid)
+    steps = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=device) for n in shape]
+    values = torch.fft.rfftn(_sampled(kernel, radius, grid, steps), dim=tuple(range(1, grid.ndim + 1))).conj()
     return torch.view_as_real(values.resolve_conj())
+
+
+@table
+def _taps(kernel: KernelBasis, radius: float, grid: Grid, device) -> Tensor:
+    """Return the psi_k at the offsets within the radius, times the volume of a cell, (K, *)."""
+    return _sampled(kernel, radius, grid, [torch.arange(-n, n + 1, dtype=torch.float64, device=device) for n in _reach(radius, grid)])
+
+
+def _sampled(kernel: KernelBasis, radius: float, grid: Grid, steps: list[Tensor]) -> Tensor:
+    """Return psi_k times the volume of a cell on a tensor grid of offsets in cells, (K, *)."""
+    offsets = torch.stack(torch.meshgrid(*[h / radius * i for h, i in zip(grid.spacing, steps, strict=True)], indexing="ij"))
+    return kernel_values(kernel, offsets) * math.prod([h / radius for h in grid.spacing])

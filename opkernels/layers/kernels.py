@@ -11,17 +11,20 @@ wave by,
 for int psi_k(y - x) v(y) dy, the sign of a correlation. The integral is a Gauss rule per smooth piece in polar coordinates,
 with as many nodes as the highest wave number needs for rounding error.
 
-| basis             | phi before normalization                                      | axes   | K                          |
-| ----------------- | ------------------------------------------------------------- | ------ | -------------------------- |
-| `PolarHats`       | product of hats of the distance and of the angle              | 2      | (n_r // 2) n_phi + n_r % 2 |
-| `Zernike`         | R_n^|m|(u) cos m phi or sin |m| phi, times a window           | 2      | n (n + 1)/2                |
-| `WindowedFourier` | product over the axes of cos or sin(j pi z_a), times a window | 1 to 3 | n^d                        |
+| basis             | phi before normalization                                         | axes   | K                                  |
+| ----------------- | ---------------------------------------------------------------- | ------ | ---------------------------------- |
+| `PolarHats`       | hat of the distance times a piecewise linear function of the direction | 1 to 3 | (n_r // 2) n_phi + n_r % 2   |
+| `Zernike`         | R_n^|m|(u) cos m phi or sin |m| phi, times (1 - u^2)^s           | 2      | n (n + 1)/2                        |
+| `WindowedFourier` | product over the axes of cos or sin(j pi z_a), times (1 - u^2)^s | 1 to 3 | n^d                                |
+| `Morlet`          | the same product times cos^2(pi u/2)                             | 1 to 3 | n^d                                |
+| `Radial`          | Chebyshev T_j(2 u^2 - 1) times (1 - u^2)^s: no direction         | 1 to 3 | n                                  |
 
-The window is (1 - u^2)^s, u = |z|. Without it (s = 0) the kernel jumps at the rim, which a sum over samples resolves at
-first order only; s = 1 or 2 makes that second order or better.
+u = |z|. Without the window (s = 0) a kernel jumps at the rim, which a sum over samples resolves at first order only, and on
+a grid that divides the radius rounding decides which samples count; s = 1 or 2 makes that second order or better.
 
 References: Ocampo, Price, McEwen, ICLR 2023, arXiv 2209.13603 (discrete-continuous convolution); Liu-Schiaffini et al.,
-ICML 2024, arXiv 2402.16845; Born and Wolf, Principles of Optics, section 9.2 (Zernike polynomials).
+ICML 2024, arXiv 2402.16845; Born and Wolf, Principles of Optics, section 9.2 (Zernike polynomials). The harmonic functions
+of `Morlet` are those that torch-harmonics calls so.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +41,18 @@ from torch import Tensor
 
 from opkernels.domains import table
 
-__all__ = ["KernelBasis", "PolarHats", "WindowedFourier", "Zernike", "kernel_values", "transfer"]
+__all__ = [
+    "KernelBasis",
+    "Morlet",
+    "PolarHats",
+    "Radial",
+    "WindowedFourier",
+    "Zernike",
+    "kernel_from",
+    "kernel_to",
+    "kernel_values",
+    "transfer",
+]
 
 
 class KernelBasis(Protocol):
@@ -66,33 +80,41 @@ class KernelBasis(Protocol):
 
 @dataclass(frozen=True)
 class PolarHats:
-    """Piecewise linear functions of the distance and the angle; their sum is one up to the last ring.
+    """Piecewise linear functions of the distance and the direction; their sum is one up to the last ring.
 
     Parameters
     ----------
     n_radial : int
-        Hats over a diameter: with 3, one at the center and one ring; with 2, one ring alone. With even numbers the
-        functions depend on the angle even at the center, where a sum over samples errs by O(h^2 log(1/h)).
+        Hats over a diameter: with 3, one at the center and one ring; with 2, one ring alone.
     n_angular : int
-        Hats per ring; 1 makes the kernel isotropic. Hat k points to the bearing 2 pi k/n_angular from the first axis.
+        Hats per ring; 1 makes the kernel isotropic. On two axes any number, hat k pointing to the bearing 2 pi k/n_angular
+        from the first axis; on one axis 2 (right, left), on three 6 (both ways along each axis, in their order).
+    n_dim : int
+        One to three axes.
 
     Raises
     ------
     ValueError
-        If a number is below one.
+        If a number is out of range.
+
+    Notes
+    -----
+    With even numbers the published functions depend on the direction even at the center: their slope across a bearing grows
+    as 1/distance there and a sum over samples errs by O(h^2 log(1/h)). Here all hats of the innermost ring are linear in the
+    distance from the common value 1/n_angular at the center, which leaves O(h^2).
     """
 
     n_radial: int = 3
     n_angular: int = 4
+    n_dim: int = 2
 
     def __post_init__(self):
-        if min(self.n_radial, self.n_angular) < 1:
-            raise ValueError(f"PolarHats got n_radial={self.n_radial}, n_angular={self.n_angular}; give at least one of each")
-
-    @property
-    def n_dim(self) -> int:
-        """Two axes."""
-        return 2
+        allowed = {1: (1, 2), 2: range(1, 1000), 3: (1, 6)}.get(self.n_dim, ())
+        if self.n_radial < 1 or self.n_angular not in allowed:
+            raise ValueError(
+                f"PolarHats got n_radial={self.n_radial}, n_angular={self.n_angular}, n_dim={self.n_dim}; give at least one of each, "
+                "n_angular 1 or 2 on one axis and 1 or 6 on three"
+            )
 
     @property
     def size(self) -> int:
@@ -106,30 +128,39 @@ class PolarHats:
 
     @property
     def angular_pieces(self) -> int:
-        """Twice as many sectors as hats where a hat that reaches over the center has its peak between two others."""
-        return self.n_angular * (2 if self.n_angular % 2 else 1)
+        """The sectors between the bearings; quadrants on three axes."""
+        return 4 if self.n_dim == 3 else self.n_angular
 
     def _rings(self) -> list[float]:
         step = 2 / (self.n_radial + 1)
         return [(i + 1 - 0.5 * (self.n_radial % 2 == 0)) * step for i in range(self.n_radial // 2)]
 
     def raw(self, z: Tensor) -> Tensor:
-        """Return phi_k before normalization, (K, *), at offsets z (2, *)."""
-        rho, phi = torch.hypot(z[0], z[1]), torch.atan2(z[1], z[0])
-        step = 2 / (self.n_radial + 1)
-        functions = [_hat(rho / step)] if self.n_radial % 2 else []
-        for ring, k in itertools.product(self._rings(), range(self.n_angular)):
-            bearing = 2 * math.pi * k / self.n_angular
-            function = _hat((rho - ring) / step) * self._angular(phi - bearing)
-            if ring < step:  # the hat reaches over the center
-                function = function + _hat((rho + ring) / step) * self._angular(phi + math.pi - bearing)
-            functions.append(function)
-        return torch.stack(functions)
+        """Return phi_k before normalization, (K, *), at offsets z (d, *)."""
+        rho, step = z.square().sum(0).sqrt(), 2 / (self.n_radial + 1)
+        directions = self._directions(z)
+        functions = [_hat(rho / step)[None]] if self.n_radial % 2 else []
+        for ring in self._rings():
+            hat = _hat((rho - ring) / step) * directions
+            if ring < step:  # no hat at the center: the ring's own reach it
+                share = (rho / ring).clamp(max=1)
+                hat = torch.where(rho < ring, share * directions + (1 - share) / self.n_angular, hat)
+            functions.append(hat)
+        return torch.cat(functions)
 
-    def _angular(self, angle: Tensor) -> Tensor:
+    def _directions(self, z: Tensor) -> Tensor:
+        """Hats of the direction, (n_angular, *), whose sum is one."""
         if self.n_angular == 1:
-            return torch.ones_like(angle)
-        distance = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+            return torch.ones_like(z[:1])
+        if self.n_dim == 1:
+            right = (z >= 0).to(z.dtype)
+            return torch.cat([right, 1 - right])
+        if self.n_dim == 3:  # barycentric on the faces of an octahedron
+            both = torch.stack([z, -z], 1).clamp(min=0).flatten(0, 1)
+            return both / z.abs().sum(0).clamp(min=torch.finfo(z.dtype).tiny)
+        bearings = 2 * math.pi / self.n_angular * torch.arange(self.n_angular, dtype=z.dtype, device=z.device)
+        distance = torch.atan2(z[1], z[0]) - bearings.view(-1, *[1] * (z.ndim - 1))
+        distance = torch.remainder(distance + math.pi, 2 * math.pi) - math.pi
         return _hat(distance * self.n_angular / (2 * math.pi))
 
 
@@ -219,9 +250,7 @@ class WindowedFourier:
     window: int = 2
 
     def __post_init__(self):
-        _check_window("WindowedFourier", self.n, self.window)
-        if self.n_dim not in (1, 2, 3):
-            raise ValueError(f"WindowedFourier got n_dim={self.n_dim}; give 1, 2 or 3")
+        _check_sizes("WindowedFourier", self.n_dim, self.n, self.window)
 
     @property
     def size(self) -> int:
@@ -240,10 +269,134 @@ class WindowedFourier:
 
     def raw(self, z: Tensor) -> Tensor:
         """Return phi_k before normalization, (K, *), at offsets z (d, *)."""
-        waves = [[(torch.sin if j % 2 else torch.cos)((j + 1) // 2 * math.pi * s) for j in range(self.n)] for s in z]
-        return torch.stack([math.prod(factors[1:], start=factors[0]) for factors in itertools.product(*waves)]) * _window(
-            z.square().sum(0).sqrt(), self.window
-        )
+        return _waves(z, self.n) * _window(z.square().sum(0).sqrt(), self.window)
+
+
+@dataclass(frozen=True)
+class Morlet:
+    """The functions of `WindowedFourier` under the window cos^2(pi u/2), whose slope vanishes at the rim.
+
+    Parameters
+    ----------
+    n_dim : int
+        One to three axes.
+    n : int
+        Functions per axis; 3 is usual.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    n_dim: int = 2
+    n: int = 3
+
+    def __post_init__(self):
+        _check_sizes("Morlet", self.n_dim, self.n)
+
+    @property
+    def size(self) -> int:
+        """Number of functions."""
+        return self.n**self.n_dim
+
+    @property
+    def radial_breaks(self) -> tuple[float, ...]:
+        """Smooth inside the ball."""
+        return (0.0, 1.0)
+
+    @property
+    def angular_pieces(self) -> int:
+        """Quadrants, for short Gauss rules."""
+        return 4
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Return phi_k before normalization, (K, *), at offsets z (d, *)."""
+        return _waves(z, self.n) * torch.cos(math.pi / 2 * z.square().sum(0).sqrt()).square()
+
+
+@dataclass(frozen=True)
+class Radial:
+    """Functions of the distance alone: the layer commutes with every rotation and reflection.
+
+    Parameters
+    ----------
+    n_dim : int
+        One to three axes.
+    n : int
+        Number of functions; 3 to 5.
+    window : int
+        The power s.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+
+    n_dim: int = 2
+    n: int = 3
+    window: int = 2
+
+    def __post_init__(self):
+        _check_sizes("Radial", self.n_dim, self.n, self.window)
+
+    @property
+    def size(self) -> int:
+        """Number of functions."""
+        return self.n
+
+    @property
+    def radial_breaks(self) -> tuple[float, ...]:
+        """Smooth inside the ball."""
+        return (0.0, 1.0)
+
+    @property
+    def angular_pieces(self) -> int:
+        """Quadrants, for short Gauss rules."""
+        return 4
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Return phi_k before normalization, (K, *), at offsets z (d, *)."""
+        u2 = z.square().sum(0)
+        t = [torch.ones_like(u2), 2 * u2 - 1]
+        for _ in range(2, self.n):
+            t.append(2 * t[1] * t[-1] - t[-2])
+        return torch.stack(t[: self.n]) * (1 - u2).clamp(min=0) ** self.window
+
+
+def kernel_to(kernel: KernelBasis | Sequence | None) -> KernelBasis | tuple | None:
+    """Return a basis of this file as plain data, its name and numbers; anything else as it is."""
+    if isinstance(kernel, tuple(_NAMED.values())):
+        return (type(kernel).__name__, *astuple(kernel))
+    return tuple(kernel) if isinstance(kernel, list) else kernel
+
+
+def kernel_from(kernel: KernelBasis | Sequence | None) -> KernelBasis | None:
+    """Return the basis that a name and numbers mean, as ``("Zernike", 4)``; a basis or None as it is."""
+    if isinstance(kernel, (tuple, list)):
+        name, *numbers = kernel or ("",)
+        if name not in _NAMED or not all(isinstance(number, int) for number in numbers):
+            raise ValueError(f"got the kernel {kernel!r}; give a name of {', '.join(_NAMED)} and its whole numbers, such as ('Zernike', 4)")
+        return _NAMED[name](*numbers)
+    if kernel is not None and not hasattr(kernel, "raw"):
+        raise ValueError(f"got the kernel {kernel!r}; give a KernelBasis, such as PolarHats(3, 4), or its name and numbers")
+    return kernel
+
+
+_NAMED = {kind.__name__: kind for kind in (PolarHats, Zernike, WindowedFourier, Morlet, Radial)}
+
+
+def _check_sizes(who: str, n_dim: int, n: int, window: int = 0) -> None:
+    _check_window(who, n, window)
+    if n_dim not in (1, 2, 3):
+        raise ValueError(f"{who} got n_dim={n_dim}; give 1, 2 or 3")
+
+
+def _waves(z: Tensor, n: int) -> Tensor:
+    """Products over the axes of 1, sin(pi z), cos(pi z), sin(2 pi z), ...: (n^d, *)."""
+    waves = [[(torch.sin if j % 2 else torch.cos)((j + 1) // 2 * math.pi * s) for j in range(n)] for s in z]
+    return torch.stack([math.prod(factors[1:], start=factors[0]) for factors in itertools.product(*waves)])
 
 
 def _check_window(who: str, n: int, window: int) -> None:
@@ -261,7 +414,8 @@ def _window(u: Tensor, power: int) -> Tensor:
 
 def kernel_values(basis: KernelBasis, z: Tensor) -> Tensor:
     """Return phi_k, (K, *), at offsets z (d, *) in units of the radius: L2-normalized, zero outside the unit ball."""
-    inside = z.square().sum(0) <= 1
+    # what sits on the rim is outside, whichever way its offset was computed and rounded
+    inside = z.square().sum(0) < 1 - 32 * torch.finfo(z.dtype).eps
     norms = _norms(basis, device=z.device, dtype=z.dtype).view(-1, *[1] * (z.ndim - 1))
     return basis.raw(z) * inside / norms
 
@@ -290,20 +444,30 @@ def transfer(basis: KernelBasis, xi: Sequence[Tensor], top: float) -> Tensor:
     """
     z, weights = _ball(basis, top, xi[0].device)
     f = (kernel_values(basis, z) * weights).to(torch.complex128)
-    waves = [
-        torch.polar(torch.ones((), dtype=torch.float64, device=k.device).expand(len(k), z.shape[1]), k[:, None] * s)
-        for k, s in zip(xi, z, strict=True)
-    ]
-    return torch.stack([_contract(row, waves) for row in f])
+    if basis.n_dim < 3:
+        waves = [_waves_at(k, s) for k, s in zip(xi, z, strict=True)]
+        return torch.stack([_contract(row, waves) for row in f])
+    # the third coordinate of a node, rho cos theta, does not depend on phi: sum over phi first
+    z, f = z.unflatten(1, _ball_shape(basis, top)), f.unflatten(1, _ball_shape(basis, top))
+    total = torch.zeros(basis.size, *map(len, xi), dtype=torch.complex128, device=z.device)
+    for i in range(z.shape[1]):
+        first, second = (_waves_at(k, s) for k, s in zip(xi[:2], z[:2, i], strict=True))
+        third = _waves_at(xi[2], z[2, i, :, 0])
+        for row, values in zip(total, f[:, i], strict=True):
+            planes = torch.einsum("atp,btp->tab", first * values, second)
+            row += torch.einsum("tab,ct->abc", planes, third)
+    return total
+
+
+def _waves_at(k: Tensor, s: Tensor) -> Tensor:
+    """Return exp(i k s), (len(k), *)."""
+    phase = k.view(-1, *[1] * s.ndim) * s
+    return torch.polar(torch.ones_like(phase), phase)
 
 
 def _contract(f: Tensor, waves: Sequence[Tensor]) -> Tensor:
-    """Return sum_q f(q) prod_a waves_a(., q), (n_1, ..., n_d)."""
-    if len(waves) == 1:
-        return waves[0] @ f
-    if len(waves) == 2:
-        return (f * waves[0]) @ waves[1].T
-    return torch.stack([_contract(f * wave, waves[1:]) for wave in waves[0]])
+    """Return sum_q f(q) prod_a waves_a(., q), (n_1,) or (n_1, n_2)."""
+    return waves[0] @ f if len(waves) == 1 else (f * waves[0]) @ waves[1].T
 
 
 def _ball(basis: KernelBasis, top: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -317,11 +481,20 @@ def _ball(basis: KernelBasis, top: float, device: torch.device) -> tuple[Tensor,
     if d == 2:
         z = torch.stack([rho[:, None] * phi.cos(), rho[:, None] * phi.sin()])
         return z.flatten(1), ((rho * w_rho)[:, None] * w_phi).flatten()
-    c, w_c = _gauss((-1.0, 1.0), top, device)
-    s = (1 - c.square()).sqrt()[:, None]
-    sphere = torch.stack([s * phi.cos(), s * phi.sin(), c[:, None].expand(-1, len(phi))]).flatten(1)
+    theta, w_theta = _gauss(_POLES, top, device)
+    c, s, w_c = theta.cos()[:, None], theta.sin()[:, None], theta.sin() * w_theta
+    sphere = torch.stack([s * phi.cos(), s * phi.sin(), c.expand(-1, len(phi))]).flatten(1)
     z = rho[:, None] * sphere[:, None]
     return z.flatten(1), ((rho.square() * w_rho)[:, None] * (w_c[:, None] * w_phi).flatten()).flatten()
+
+
+def _ball_shape(basis: KernelBasis, top: float) -> tuple[int, int, int]:
+    """Numbers of distances, polar and azimuthal angles of a ball's nodes."""
+    azimuth = [2 * math.pi * i / basis.angular_pieces for i in range(basis.angular_pieces + 1)]
+    return tuple(len(_gauss(breaks, top, torch.device("cpu"))[0]) for breaks in (basis.radial_breaks, _POLES, azimuth))
+
+
+_POLES = (0.0, math.pi / 2, math.pi)  # kinks may sit at the equator
 
 
 def _gauss(breaks: Sequence[float], top: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from opkernels.layers import PolarHats, WindowedFourier, Zernike
-from opkernels.layers.kernels import kernel_values, transfer
+from opkernels.layers import Morlet, PolarHats, Radial, WindowedFourier, Zernike
+from opkernels.layers.kernels import kernel_from, kernel_to, kernel_values, transfer
 
 BASES = [
     PolarHats(1, 4),
@@ -19,6 +19,13 @@ BASES = [
     WindowedFourier(1, 4),
     WindowedFourier(2, 3, window=1),
     WindowedFourier(3, 2),
+    PolarHats(4, 2, 1),
+    PolarHats(2, 6, 3),
+    Morlet(1, 4),
+    Morlet(2, 3),
+    Radial(1, 2),
+    Radial(2, 4),
+    Radial(3, 3),
 ]
 
 
@@ -54,6 +61,44 @@ def test_polar_hats_sum_to_one(n_radial, n_angular):
     rho = torch.hypot(z[0], z[1])
     wanted = ((1 - rho) / step).clamp(0, 1)  # linear from the last ring to the rim
     torch.testing.assert_close((basis.raw(z) * (rho <= 1)).sum(0), wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("basis", [PolarHats(2, 2, 1), PolarHats(3, 1, 1), PolarHats(2, 6, 3), PolarHats(5, 6, 3)], ids=str)
+def test_polar_hats_sum_to_one_on_other_axes(basis):
+    z, _ = midpoints(basis.n_dim, 14)
+    rho = z.square().sum(0).sqrt()
+    wanted = ((1 - rho) * (basis.n_radial + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close((basis.raw(z) * (rho <= 1)).sum(0), wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("basis", [PolarHats(2, 4), PolarHats(4, 3), PolarHats(2, 2, 1), PolarHats(2, 6, 3)], ids=str)
+def test_polar_hats_have_one_value_at_the_center(basis):
+    """And a bounded slope there, which the published functions of an even number of hats have not."""
+    z = 1e-9 * torch.randn(basis.n_dim, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wanted = torch.full((basis.n_angular, 50), 1 / basis.n_angular, dtype=torch.float64)
+    torch.testing.assert_close(basis.raw(z)[: basis.n_angular], wanted, rtol=0, atol=1e-7)
+
+
+def test_six_directions_of_space():
+    z = 0.5 * torch.cat([torch.eye(3), -torch.eye(3)], 1).double()[:, [0, 3, 1, 4, 2, 5]]
+    torch.testing.assert_close(PolarHats(3, 6, 3).raw(z)[1:], torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+def test_radial_functions_have_no_direction():
+    z = torch.randn(2, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 3
+    turn = torch.linalg.qr(torch.tensor([[1.0, 2], [0.5, -1]], dtype=torch.float64)).Q
+    torch.testing.assert_close(kernel_values(Radial(2, 4), turn @ z), kernel_values(Radial(2, 4), z), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("basis", [PolarHats(2, 6, 3), Zernike(4), WindowedFourier(1, 2), Morlet(2, 4), Radial(3, 2, 1)], ids=str)
+def test_plain_data_and_back(basis):
+    plain = kernel_to(basis)
+    assert plain[0] == type(basis).__name__ and all(isinstance(number, int) for number in plain[1:])
+    assert kernel_from(list(plain)) == kernel_from(basis) == basis
+    with pytest.raises(ValueError, match="got the kernel \\('Gauss', 3\\); give a name of PolarHats"):
+        kernel_from(("Gauss", 3))
+    with pytest.raises(ValueError, match="give a KernelBasis"):
+        kernel_from({"n": 3})
 
 
 def test_polar_hats_point_to_their_bearings():
@@ -102,10 +147,13 @@ def test_transfer_does_not_depend_on_the_number_of_nodes():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: PolarHats(0, 4), "n_radial=0, n_angular=4; give at least one"),
+        (lambda: PolarHats(0, 4), "n_radial=0, n_angular=4, n_dim=2; give at least one"),
         (lambda: Zernike(0), "Zernike got n=0"),
         (lambda: Zernike(3, window=-1), "window=-1"),
         (lambda: WindowedFourier(4), "n_dim=4; give 1, 2 or 3"),
+        (lambda: PolarHats(3, 4, 3), "n_angular 1 or 2 on one axis and 1 or 6 on three"),
+        (lambda: Morlet(2, 0), "Morlet got n=0"),
+        (lambda: Radial(0), "n_dim=0; give 1, 2 or 3"),
     ],
 )
 def test_refuses_bad_sizes(make, message):

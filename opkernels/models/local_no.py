@@ -1,0 +1,220 @@
+"""LocalNO: an FNO whose blocks also differentiate and integrate locally.
+
+    K v = S v + D v + I v + b
+
+| branch           | operator                                                                        | what it adds to an FNO       |
+| ---------------- | ------------------------------------------------------------------------------- | ---------------------------- |
+| S "spectral"     | sum_{|k| <= K} W(k) v_hat(k) exp(2 pi i k . x/L)  (`SpectralConv`)              |                              |
+| D "differential" | sum_alpha W(alpha) l^|alpha| d^alpha v            (`DifferentialConv`)           | gradients, fronts            |
+| I "integral"     | int_{|y - x| <= r} kappa(y - x) v(y) dy           (`LocalIntegralConv`)          | detail finer than 1/K        |
+
+The lengths l and r belong to the domain, not to a grid, so that the layers mean the same at every resolution. By default r is
+half the shortest wave that the spectral branch keeps, and l = r/pi: the local branches begin where the spectral one ends. The
+differential branch carries the error of its stencils, O(h^p), from grid to grid; the other two carry none on periodic domains.
+
+Reference: Liu-Schiaffini, Berner, Bonev, Kurth, Azizzadenesheli, Anandkumar, "Neural Operators with Localized Integral and
+Differential Kernels", ICML 2024, arXiv 2402.16845.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from opkernels.domains import Domain, Grid
+from opkernels.layers.differential import DifferentialConv
+from opkernels.layers.integral import LocalIntegralConv, filtered
+from opkernels.layers.kernels import KernelBasis, PolarHats, kernel_from, kernel_to
+from opkernels.layers.spectral import SpectralConv
+from opkernels.models.backbone import Backbone, Block
+from opkernels.models.checks import check_size
+from opkernels.models.fno import mode_set
+
+__all__ = ["Differential", "Integral", "LocalNO"]
+
+_BRANCHES = ("spectral", "differential", "integral")
+
+
+@dataclass(frozen=True)
+class Differential:
+    """The differential branch (`opkernels.layers.DifferentialConv`).
+
+    Parameters
+    ----------
+    order : int
+        Highest order of differentiation; 1 or 2.
+    accuracy : {2, 4, 6}
+        Order of accuracy of the stencils.
+    length : float, optional
+        The length l; by default 1/k of the shortest wave of the spectral branch.
+    """
+
+    order: int = 1
+    accuracy: int = 4
+    length: float | None = None
+
+
+@dataclass(frozen=True)
+class Integral:
+    """The local integral branch (`opkernels.layers.LocalIntegralConv`).
+
+    Parameters
+    ----------
+    radius : float, optional
+        The radius r; by default half the shortest wave of the spectral branch, at most half an axis.
+    kernel : KernelBasis or sequence, optional
+        The functions that the kernel is made of, or their name and numbers, as ``("Zernike", 4)``; by default
+        ``PolarHats`` of one ring that look both ways along each axis.
+    quadrature : {"exact", "nodal"}, optional
+        By default exact where all axes are periodic.
+    """
+
+    radius: float | None = None
+    kernel: KernelBasis | Sequence | None = None
+    quadrature: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "kernel", kernel_to(self.kernel))
+
+
+class LocalNO(Backbone):
+    """Neural operator of spectral, differential and local integral branches.
+
+    Parameters
+    ----------
+    domain, in_channels, out_channels, n_modes, hidden_channels, n_layers, n_parameters
+        As in `FNO`.
+    branches : sequence of str, or one such sequence per layer
+        Which of "spectral", "differential" and "integral" a layer has.
+    differential : Differential or mapping
+        Orders and length of the derivatives.
+    integral : Integral or mapping
+        Radius and kernel functions of the local integrals.
+    activation, norm, positional_embedding, domain_padding, block
+        As in `FNO`.
+
+    Raises
+    ------
+    ValueError
+        As for `FNO`; also if a branch or an option of one is unknown, or a layer has no branch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = LocalNO(Domain.periodic(1.0, 1.0), 1, 2, n_modes=(8, 8), hidden_channels=8, n_layers=2)
+    >>> model(torch.zeros(3, 1, 33, 48)).shape
+    torch.Size([3, 2, 33, 48])
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        n_modes: Sequence[int],
+        hidden_channels: int = 32,
+        n_layers: int = 4,
+        n_parameters: int = 0,
+        branches: Sequence[str] | Sequence[Sequence[str]] = _BRANCHES,
+        differential: Differential | Mapping = Differential(),  # noqa: B008 frozen
+        integral: Integral | Mapping = Integral(),  # noqa: B008 frozen
+        activation: str = "gelu",
+        norm: str | None = None,
+        positional_embedding: str | None = "walls",
+        domain_padding: float | Sequence[float] = 0,
+        block: Block | Mapping = Block(),  # noqa: B008 frozen
+    ):
+        check_size("LocalNO", "hidden_channels", hidden_channels)
+        check_size("LocalNO", "n_layers", n_layers)
+        modes = mode_set(domain, n_modes, "symmetric")
+        half_wave = min(a.length / (2 * max(k, 1)) for a, k in zip(domain.axes, modes.tops, strict=True))
+        differential, integral = _options(Differential, differential), _options(Integral, integral)
+        width = hidden_channels
+
+        def branch(name: str) -> nn.Module:
+            if name == "spectral":
+                return SpectralConv(width, width, n_modes, modes=modes, bias=False)
+            if name == "differential":
+                length = half_wave / math.pi if differential.length is None else differential.length
+                options = {"length": length, "order": differential.order, "accuracy": differential.accuracy}
+                return DifferentialConv(width, width, domain.ndim, **options)
+            kernel = kernel_from(integral.kernel) or PolarHats(3, 2 * domain.ndim, domain.ndim)
+            radius = half_wave if integral.radius is None else integral.radius
+            return LocalIntegralConv(width, width, kernel, radius=radius, quadrature=integral.quadrature, bias=False)
+
+        super().__init__(
+            domain,
+            in_channels,
+            out_channels,
+            hidden_channels=hidden_channels,
+            convs=[_Branches({name: branch(name) for name in layer}, width) for layer in _per_layer(branches, n_layers)],
+            n_parameters=n_parameters,
+            activation=activation,
+            norm=norm,
+            positional_embedding=positional_embedding,
+            domain_padding=domain_padding,
+            block=block,
+        )
+
+
+class _Branches(nn.Module):
+    """The sum of some convolutions and a constant per channel."""
+
+    def __init__(self, branches: Mapping[str, nn.Module], channels: int):
+        super().__init__()
+        self.branches = nn.ModuleDict(branches)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        with torch.no_grad():
+            for weight in self.parameters():  # the sum starts as large as one branch alone
+                weight.div_(len(branches) ** 0.5)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """Return (B, C, *grid.shape) for x of that shape."""
+        branches = dict(self.branches.items())
+        if {"differential", "integral"} <= set(branches) and all(axis.periodic for axis in grid.domain.axes):
+            y = _by_one_transform(branches.pop("differential"), branches.pop("integral"), x, grid)
+            terms = [y, *(branch(x, grid) for branch in branches.values())]
+        else:
+            terms = [branch(x, grid) for branch in branches.values()]
+        return sum(terms[1:], start=terms[0]) + self.bias.to(terms[0].dtype).view(-1, *[1] * grid.ndim)
+
+
+def _by_one_transform(differential: DifferentialConv, integral: LocalIntegralConv, x: Tensor, grid: Grid) -> Tensor:
+    """Return the sum of both convolutions of a periodic function: each is a set of multipliers of its coefficients.
+
+    Twice as fast as one after the other. The spectral branch has its own, pruned transforms, which cost less than cutting
+    its few coefficients out of these and putting them back.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        multipliers = torch.cat([part.multipliers(grid, u.device, u.dtype) for part in (differential, integral)])
+        weight = torch.cat([differential.weight, integral.weight], dim=-1).to(u.dtype)
+        y = filtered(u, grid.shape, multipliers, weight)
+        return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
+
+
+def _options(kind: type, given):
+    """Return `given` itself, or the options that a mapping (from a configuration file) describes."""
+    if isinstance(given, kind):
+        return given
+    names = [f.name for f in fields(kind)]
+    unknown = set(given) - set(names) if isinstance(given, Mapping) else {repr(given)}
+    if unknown:
+        raise ValueError(f"LocalNO got the {kind.__name__.lower()} options {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    return kind(**given)
+
+
+def _per_layer(branches, n_layers: int) -> list[tuple[str, ...]]:
+    """Return the branches of each layer, in one order."""
+    layers = [branches] * n_layers if all(isinstance(name, str) for name in branches) else list(branches)
+    if len(layers) != n_layers or not all(layers):
+        raise ValueError(f"LocalNO got branches={branches!r}; give at least one for each of {n_layers} layers")
+    unknown = {name for layer in layers for name in layer} - set(_BRANCHES)
+    if unknown:
+        raise ValueError(f"LocalNO got the branches {', '.join(map(str, sorted(unknown)))}; choose from {', '.join(_BRANCHES)}")
+    return [tuple(name for name in _BRANCHES if name in layer) for layer in layers]
