@@ -427,7 +427,7 @@ def _along_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         x = x.to(_wide(x))
         exact = torch.float64 if _tensor_float(x.device) else x.dtype
         d = len(matrices)
-        static = all(isinstance(n, int) for n in x.shape)
+        static = not torch.compiler.is_compiling() and all(isinstance(n, int) for n in x.shape)
         order = sorted(range(d), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]) if static else range(d)
         for a in order:
             left, n = prod(x.shape[: 2 + a]), x.shape[2 + a]

@@ -1,0 +1,117 @@
+"""Training under a budget of CPU seconds or of epochs, cell by cell: what the figures at equal cost share.
+
+A contender is trained on pairs (x, y) by AdamW with a cosine schedule that ends with its budget, whichever kind that is, in
+batches of 20, on the relative L2 error; what it sees, in which order, depends on the seed alone. CPU time is that of the
+process, without evaluation.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import opkernels as ok
+
+BATCH, WARMUP = 20, 0.05
+
+
+def train(model, x, y, *, lr, seed, seconds=None, epochs=None, symmetry=None):
+    """Train until the seconds or the epochs are spent; return what was spent, and the mean error of the last hundred steps."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=1e-4)
+    total, step, losses, start = (epochs or 0) * math.ceil(len(x) / BATCH), 0, [], time.process_time()
+    while True:
+        for part in torch.randperm(len(x), generator=generator).split(BATCH):
+            spent = step / total if epochs else (time.process_time() - start) / seconds
+            if spent >= 1:
+                done = {"cpu_seconds": time.process_time() - start, "epochs": step * BATCH / len(x)}
+                return done | {"training": sum(losses[-100:]) / len(losses[-100:])}
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1, (spent + 1e-3) / WARMUP) * (1 + math.cos(math.pi * spent)) / 2
+            u, v = (x[part], y[part]) if symmetry is None else symmetry(x[part], y[part], generator)
+            optimizer.zero_grad()
+            loss = ok.rel_l2(model(u), v)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+            step += 1
+
+
+def error(model, x, y):
+    """Return the relative L2 error, mean over samples."""
+    with torch.no_grad():
+        return ok.rel_l2(torch.cat([model(part) for part in x.split(50)]), y).item()
+
+
+def arguments(text, seeds, folder):
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--cells", nargs="+", help="names of contenders; default: those of the figure")
+    parser.add_argument("--columns", nargs="+", default=["seconds", "epochs"], choices=["seconds", "epochs"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=seeds)
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    return parser.parse_args()
+
+
+def run(cells, budget, seeds, parts, domain, results, symmetry=None):
+    """Train what the results lack, cell by cell; each finished one is written at once.
+
+    cells: name -> (model of a domain, learning rate, whether batches are moved by the symmetry)
+    budget: {"seconds": ...}, {"epochs": ...} or both
+    parts: "train", "validation", "test" -> (x, y)
+    """
+    rows = json.loads(results.read_text()) if results.exists() else {}
+    for seed in seeds:
+        for column, limit in budget.items():
+            for name, (build, lr, moved) in cells.items():
+                key = f"{name}/{column}/{seed}"
+                if key in rows:
+                    continue
+                torch.manual_seed(seed)
+                model = build(domain)
+                row = train(model, *parts["train"], lr=lr, seed=seed, symmetry=symmetry if moved else None, **{column: limit})
+                row |= {"parameters": sum(p.numel() for p in model.parameters())}
+                row |= {part: error(model, *parts[part]) for part in ("validation", "test")}
+                rows = (json.loads(results.read_text()) if results.exists() else {}) | {key: row}
+                results.write_text(json.dumps(rows, indent=1) + "\n")
+                print(f"{key:36} {row['epochs']:6.1f} epochs {row['cpu_seconds']:6.1f} s  training {row['training']:.4f}", end="")
+                print(f"  validation {row['validation']:.4f}  test {row['test']:.4f}", flush=True)
+    return rows
+
+
+def means(rows, names, column, part="test"):
+    """Return name -> (mean, spread, number of seeds) of the errors in a column."""
+    found = {name: [row[part] for key, row in rows.items() if key.rsplit("/", 2)[:2] == [name, column]] for name in names}
+    return {name: (sum(e) / len(e), max(e) - min(e), len(e)) for name, e in found.items() if e}
+
+
+def draw(rows, names, floor, path, labels):
+    """Draw the mean errors with their spread in both columns, and the irreducible error of T1's modes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(labels), figsize=(4.2 * len(labels), 3), layout="constrained", sharey=True, squeeze=False)
+    for ax, (column, label) in zip(axes[0], labels.items(), strict=True):
+        found = means(rows, names, column)
+        ax.bar(
+            list(found), [100 * m for m, _, _ in found.values()], yerr=[50 * s for _, s, _ in found.values()], color="tab:blue", width=0.6
+        )
+        ax.axhline(100 * floor, color="k", ls="--", lw=1, label=f"irreducible: {100 * floor:.2g} %")
+        ax.set(title=label)
+        ax.tick_params(axis="x", rotation=25)
+    axes[0, 0].set(ylabel="relative L2 error in %")
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def table(rows, names, columns):
+    for column in columns:
+        for name, (mean, spread, count) in means(rows, names, column).items():
+            print(f"equal {column:8} {name:24} test {100 * mean:6.2f} %  spread {100 * spread:5.2f}  ({count} seeds)")
