@@ -18,6 +18,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("gray_scott", "late", 0.45, 0.6),
         ("allen_cahn", "ratio", 0.99, 1.01),
         ("kolmogorov", "after", 0.05, 10.0),
+        ("fitzhugh_nagumo", "ratio", 0.999, 1.001),
+        ("fitzhugh_nagumo", "share", 0.6, 0.9),
     ],
 )
 def test_example(name, key, low, high):
