@@ -117,7 +117,7 @@ CASES = {
     ),
 }  # fmt: skip
 EVOLVING = [name for name, case in CASES.items() if case.evolves]
-BIT_EXACT = ("spectral wave", "wave, leapfrog", "wave, newmark")
+WAVES = ("spectral wave", "wave, leapfrog", "wave, newmark")
 
 
 def digests():
