@@ -1,0 +1,309 @@
+"""Learned particle simulations: one step, rollouts with neighbor updates, and training through several steps.
+
+    a = A net(1, v/U; x),   v' = v + dt (g + a),   x' = x + dt v'        (a = A F / m for a conservative net)
+
+dt is the time between two frames, many steps of the solver that made them, and v the displacement since the last frame
+over dt, which differs from the solver's velocity: `frame_velocities` turns a solver's trajectory into such frames. U and A
+are the scales of velocities and of their changes over dt, taken from the training frames. The loss of a window is
+
+    sum_n mean_i [ |v_i - v_i*|^2 + |x_i - x_i*|^2/dt^2 ] / (2 d A^2 dt^2 n_steps),
+
+so an error of one standard acceleration in one step counts one. Windows grow from one step to `unroll` while training (the
+curriculum); the start of a window is disturbed by `noise`, and the whole window rotated or mirrored (in a periodic box
+only by what maps the box to itself). Gradients flow through features and, unless `position_gradients` is off, through
+the positions.
+
+References: Winchenbach and Thuerey, ICLR 2024, arXiv 2403.16680; Sanchez-Gonzalez et al., ICML 2020, arXiv 2002.09405.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from opkernels.domains import Domain
+from opkernels.models.sfbc import SFBC
+from opkernels.neighbors import VerletList
+from opkernels.particles import ParticleSet
+from opkernels.solvers.sph import ParticleTrajectory
+
+__all__ = ["ParticleOptions", "ParticleStepper", "fit_particles", "frame_velocities", "random_isometry"]
+
+
+class ParticleStepper(nn.Module):
+    """A network with the scales that make it advance particles by one frame.
+
+    Parameters
+    ----------
+    model : SFBC
+        With 1 + d features in and d out; ``boundary_channels=1 + d`` where there are walls.
+    dt : float
+        Time between frames.
+    velocity_scale, acceleration_scale : float
+        U and A; `from_frames` measures them.
+    gravity : sequence of float
+        Known acceleration, applied as it is.
+    boundary : ParticleSet, optional
+        Wall particles, at rest.
+    position_gradients : bool
+        Whether positions carry gradients; published layers do not.
+
+    Raises
+    ------
+    ValueError
+        If the model has other numbers of channels, or a scale is not positive.
+    """
+
+    def __init__(
+        self,
+        model: SFBC,
+        *,
+        dt: float,
+        velocity_scale: float = 1.0,
+        acceleration_scale: float = 1.0,
+        gravity: Sequence[float] = (),
+        boundary: ParticleSet | None = None,
+        position_gradients: bool = True,
+    ):
+        super().__init__()
+        d = model.domain.ndim
+        wanted = (1 + d, d, 0 if boundary is None else 1 + d)
+        got = (model.in_channels, model.out_channels, model.boundary_channels)
+        if got != wanted:
+            raise ValueError(f"ParticleStepper got a model with {got} channels in, out and of walls; expected {wanted}")
+        if not min(dt, velocity_scale, acceleration_scale) > 0 or len(gravity) not in (0, d):
+            raise ValueError(
+                f"ParticleStepper got dt={dt}, velocity_scale={velocity_scale}, acceleration_scale={acceleration_scale}, "
+                f"gravity={tuple(gravity)}; give positive scales, and one acceleration for each of {d} axes"
+            )
+        self.model, self.dt, self.boundary, self.position_gradients = model, float(dt), boundary, position_gradients
+        self.velocity_scale, self.acceleration_scale = float(velocity_scale), float(acceleration_scale)
+        self.gravity = tuple(float(g) for g in gravity) or (0.0,) * d
+
+    @classmethod
+    def from_frames(
+        cls,
+        model: SFBC,
+        trajectories: Sequence[ParticleTrajectory],
+        *,
+        gravity: Sequence[float] = (),
+        boundary: ParticleSet | None = None,
+        position_gradients: bool = True,
+    ) -> ParticleStepper:
+        """Build with the interval and the root mean squares of velocities and their changes of `frame_velocities`."""
+        dt = _interval(trajectories)
+        v = torch.stack([t.velocities.square().mean() for t in trajectories]).mean().sqrt()
+        g = torch.tensor(tuple(gravity) or (0.0,) * model.domain.ndim, dtype=v.dtype)
+        a = torch.stack([(t.velocities.diff(dim=0) / dt - g).square().mean() for t in trajectories]).mean().sqrt()
+        scales = {"velocity_scale": float(v), "acceleration_scale": float(a)}
+        return cls(model, dt=dt, gravity=gravity, boundary=boundary, position_gradients=position_gradients, **scales)
+
+    def forward(
+        self, particles: ParticleSet, velocities: Tensor, lists: VerletList | None = None, turn: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return positions and velocities (N, d) one frame later.
+
+        Parameters
+        ----------
+        particles : ParticleSet
+            Where the particles are; their volumes are their masses over densities, as given.
+        velocities : Tensor, (N, d)
+        lists : VerletList, optional
+            Reused over the steps of a rollout.
+        turn : Tensor, (d, d), optional
+            Rotation of the frame of reference, which turns gravity and walls.
+        """
+        x, v = particles.positions, velocities
+        seen = particles if self.position_gradients else particles.replace(positions=x.detach())
+        pairs = seen.neighbors() if lists is None else lists(x, support=seen.support, batch=seen.batch)
+        f = torch.cat([torch.ones_like(v[:, :1]), v / self.velocity_scale], 1)
+        a = self.acceleration_scale * self.model(f, seen, neighbors=pairs, **self._walls(seen, turn))
+        if self.model.conservative:
+            a = a / particles.masses[:, None]
+        g = torch.tensor(self.gravity, dtype=v.dtype, device=v.device)
+        after = v + self.dt * (a + (g if turn is None else turn @ g))
+        return x + self.dt * after, after
+
+    def _walls(self, particles: ParticleSet, turn: Tensor | None) -> dict:
+        if self.boundary is None:
+            return {}
+        wall, x = self.boundary, self.boundary.positions.to(particles.positions)
+        x = x if turn is None else _turned(x, turn, particles.domain)
+        batch = None
+        if particles.batch is not None:
+            n = particles.n_batches
+            batch = torch.arange(n, device=x.device).repeat_interleave(len(x))
+            x = x.repeat(n, 1)
+        masses = wall.masses.to(x).repeat(len(x) // len(wall))
+        wall = ParticleSet(x, masses, particles.support, particles.domain, batch)
+        return {"boundary": wall, "boundary_features": torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x)], 1)}
+
+    def rollout(self, particles: ParticleSet, velocities: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+        """Return positions and velocities (n_steps + 1, N, d) from a start, without gradients."""
+        lists, frames = VerletList(particles.domain, 0.1), [(particles.positions, velocities)]
+        with torch.no_grad():
+            for _ in range(n_steps):
+                x, v = frames[-1]
+                if not bool(torch.isfinite(x).all() & torch.isfinite(v).all()):
+                    raise ValueError(f"the rollout left the finite numbers at step {len(frames) - 1}; train longer, or through more steps")
+                frames.append(self(particles.replace(positions=x), v, lists))
+        x, v = zip(*frames, strict=True)
+        return torch.stack(x), torch.stack(v)
+
+
+def frame_velocities(trajectory: ParticleTrajectory) -> ParticleTrajectory:
+    """Return the frames but the first, with velocities (x_n - x_{n-1})/dt: what a `ParticleStepper` learns and starts from."""
+    dt = _interval([trajectory])
+    cut = {name: getattr(trajectory, name)[1:] for name in ("times", "positions", "densities", "pressures")}
+    energies = None if trajectory.energies is None else trajectory.energies[1:]
+    particles = trajectory.particles.replace(positions=trajectory.positions[1])
+    return replace(trajectory, velocities=trajectory.positions.diff(dim=0) / dt, particles=particles, energies=energies, **cut)
+
+
+def random_isometry(domain: Domain, generator: torch.Generator) -> Tensor:
+    """Return a random rotation or reflection (d, d) under which the domain looks the same.
+
+    Any in open space; in periodic boxes those that exchange and mirror axes of one length.
+    """
+    d = domain.ndim
+    if not any(axis.periodic for axis in domain.axes):
+        q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
+        return q * torch.sign(r.diagonal())
+    turn = torch.diag(torch.randint(0, 2, (d,), generator=generator).double() * 2 - 1)
+    kinds = [(axis.periodic, axis.length) for axis in domain.axes]
+    for kind in set(kinds):
+        alike = [a for a, k in enumerate(kinds) if k == kind]
+        order = torch.randperm(len(alike), generator=generator).tolist()
+        turn[alike] = turn[[alike[i] for i in order]]
+    return turn
+
+
+def _turned(x: Tensor, turn: Tensor, domain: Domain) -> Tensor:
+    """Turn positions (..., d) about the middle of the domain."""
+    middle = torch.tensor([(axis.lower + axis.upper) / 2 for axis in domain.axes], dtype=x.dtype, device=x.device)
+    return (x - middle) @ turn.to(x).T + middle
+
+
+@dataclass(frozen=True)
+class ParticleOptions:
+    """How to train.
+
+    Parameters
+    ----------
+    steps : int
+        Updates of the weights.
+    batch_size : int
+        Windows per update.
+    unroll : int
+        Steps of a window at the end of the curriculum; windows of 1, 2, ... steps take equal shares of the training.
+    lr : float
+        Falls to a hundredth along a cosine.
+    noise : float
+        Standard deviation of the disturbance at the start of a window: of velocities in U, of positions in U dt.
+    isometries : bool
+        Turn and mirror windows at random.
+    gradient_clip : float
+    seed : int
+    """
+
+    steps: int = 1000
+    batch_size: int = 2
+    unroll: int = 3
+    lr: float = 2e-3
+    noise: float = 0.0
+    isometries: bool = True
+    gradient_clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.steps, self.batch_size, self.unroll) < 1 or not (self.lr > 0 and self.noise >= 0 and self.gradient_clip > 0):
+            raise ValueError(f"got {self}; give counts of at least one, lr and gradient_clip > 0, and noise >= 0")
+
+
+def fit_particles(
+    stepper: ParticleStepper,
+    trajectories: Sequence[ParticleTrajectory],
+    options: ParticleOptions = ParticleOptions(),  # noqa: B008 frozen
+    *,
+    on_step: Callable[[int, float], bool | None] | None = None,
+) -> list[float]:
+    """Train a stepper on windows of trajectories; return the loss of each update.
+
+    Parameters
+    ----------
+    stepper : ParticleStepper
+        Trained in place, in the dtype of its weights.
+    trajectories : sequence of ParticleTrajectory
+        Of `frame_velocities`: frames at one constant interval, all of one domain and support.
+    options : ParticleOptions
+    on_step : callable, optional
+        ``on_step(update, loss)`` after each update; a true answer ends the training.
+
+    Raises
+    ------
+    ValueError
+        If the frames are not equally spaced in time, too few for a window, or a loss is not finite.
+    """
+    dt = _interval(trajectories)
+    if abs(dt - stepper.dt) > 1e-6 * dt:
+        raise ValueError(f"fit_particles got frames {dt:g} apart for a step of {stepper.dt:g}; give frames at the model's interval")
+    if min(len(t) for t in trajectories) <= options.unroll:
+        raise ValueError(f"fit_particles got {min(map(len, trajectories))} frames for unroll={options.unroll}; give longer trajectories")
+    generator = torch.Generator().manual_seed(options.seed)
+    optimizer = torch.optim.Adam(stepper.parameters(), lr=options.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps, eta_min=options.lr / 100)
+    losses = []
+    for update in range(options.steps):
+        n = 1 + update * options.unroll // options.steps
+        loss = _window_loss(stepper, trajectories, n, options, generator)
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(f"fit_particles met a loss that is not finite at update {update}; lower lr or unroll")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(stepper.parameters(), options.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if on_step is not None and on_step(update, losses[-1]):
+            break
+    return losses
+
+
+def _interval(trajectories: Sequence[ParticleTrajectory]) -> float:
+    """Return the interval that all trajectories share."""
+    gaps = [b - a for t in trajectories for a, b in zip(t.times, t.times[1:], strict=False)]
+    if not gaps or max(gaps) - min(gaps) > 1e-6 * max(gaps):
+        raise ValueError("got trajectories without frames at one constant interval; solve for equally spaced times")
+    return sum(gaps) / len(gaps)
+
+
+def _window_loss(
+    stepper: ParticleStepper, trajectories: Sequence[ParticleTrajectory], n: int, options: ParticleOptions, generator: torch.Generator
+) -> Tensor:
+    """Return the mean loss over `n` steps of a batch of random windows."""
+    weight = next(stepper.parameters())
+    domain = trajectories[0].particles.domain
+    turn = random_isometry(domain, generator).to(weight) if options.isometries else None
+    sets, xs, vs = [], [], []
+    for _ in range(options.batch_size):
+        run = trajectories[int(torch.randint(len(trajectories), (), generator=generator))]
+        first = int(torch.randint(len(run) - n, (), generator=generator))
+        x, v = run.positions[first : first + n + 1].to(weight), run.velocities[first : first + n + 1].to(weight)
+        if turn is not None:
+            x, v = _turned(x, turn, domain), v @ turn.T
+        sets.append(run.particles.to(weight.dtype).to(weight.device).replace(positions=x[0], densities=None))
+        xs.append(x)
+        vs.append(v)
+    particles = ParticleSet.stack(sets)
+    x_true, v_true = torch.cat(xs, 1), torch.cat(vs, 1)
+    noise = options.noise * stepper.velocity_scale * torch.randn(2, *v_true[0].shape, generator=generator).to(weight)
+    x, v = x_true[0] + stepper.dt * noise[0], v_true[0] + noise[1]
+    loss, unit = weight.new_zeros(()), stepper.dt * stepper.acceleration_scale
+    for k in range(1, n + 1):
+        x, v = stepper(particles.replace(positions=x), v, turn=turn)
+        error_x, error_v = (x - x_true[k]) / stepper.dt, v - v_true[k]
+        loss = loss + (error_v.square().mean() + error_x.square().mean()) / (2 * unit**2)
+    return loss / n

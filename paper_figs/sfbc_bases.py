@@ -1,0 +1,141 @@
+"""Bases of equal size in one network, on three particle flows: rollouts of 64 steps beside the solver.
+
+Networks SFBC of widths 16, 32, 32 with 2 K + 1 = 5 terms per axis in each basis, so that all have the same number of
+weights: harmonics (SFBC), hats (CConv's, here on cartesian offsets), polynomials, Gaussians. All with the window
+(1 - r^2)^3, trained on 8 flows by the same updates in the same order, through 1 to 3 steps, with gradients through
+positions; "fourier, no position gradients" stops those. Tested on 4 flows of other seeds over 64 frames; the table holds
+medians over the flows. Numbers: sfbc_bases.json; each cell (case, variant, seed) is stored when done and skipped then.
+
+    OMP_NUM_THREADS=1 python paper_figs/sfbc_bases.py [--cases compressible] [--seeds 0 1 2] [--updates 500] [--variants fourier]
+
+About one CPU minute for each of the 45 cells; `--plot` draws the stored numbers.
+"""
+
+import argparse
+import functools
+import json
+import resource
+import statistics
+from pathlib import Path
+
+import torch
+
+from opkernels.datasets.particle_flows import PARTICLE_FLOWS, particle_flow
+from opkernels.evaluation.particles import compare_particles
+from opkernels.models import SFBC
+from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities
+
+OUT = Path(__file__).with_suffix(".json")
+VARIANTS = {
+    "fourier": {"basis": "fourier"},
+    "linear": {"basis": "linear"},
+    "chebyshev": {"basis": "chebyshev"},
+    "radial": {"basis": "radial"},
+    "fourier, no position gradients": {"basis": "fourier", "position_gradients": False},
+}
+TRAIN, TEST, FRAMES = range(8), range(100, 104), 65
+
+
+UPDATES = {"compressible": 2000, "weakly_compressible": 400, "incompressible": 1000}
+
+
+@functools.cache
+def flows_of(case: str, seeds: range):
+    return [frame_velocities(particle_flow(case, seed, n_frames=FRAMES + 1)) for seed in seeds]
+
+
+def cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def train(flows, seed: int, updates: int, basis: str, position_gradients: bool = True):
+    torch.manual_seed(seed)
+    model = SFBC(flows[0].particles.domain, 1 + flows[0].particles.ndim, flows[0].particles.ndim, hidden_channels=(16, 32, 32), basis=basis)
+    stepper = ParticleStepper.from_frames(model, flows, position_gradients=position_gradients)
+    options = ParticleOptions(steps=updates, unroll=3, lr=3e-3, noise=0.003, seed=seed)
+    return stepper, fit_particles(stepper, flows, options)
+
+
+def evaluate(stepper, flows) -> dict:
+    """Medians over the flows of the figures after 64 steps; a rollout that ends early counts as infinite."""
+    rows = []
+    for flow in flows:
+        try:
+            start = flow.frame(0).replace(densities=None).to(torch.float32)
+            x, v = stepper.rollout(start, flow.velocities[0].float(), FRAMES - 1)
+        except ValueError:
+            rows.append(None)
+            continue
+        row = compare_particles(x.double(), v.double(), flow, horizons=(1, 16, 64))
+        row["energy_ratio"] = row.pop("energy")[-1] / row.pop("true_energy")[-1]
+        rows.append(row)
+    done = [row for row in rows if row is not None]
+    lost = [float("inf")] * (len(rows) - len(done))
+    table = {key: statistics.median([row[key] for row in done] + lost) for key in done[0]} if done else {}
+    return table | {"finished": len(done), "of": len(rows)}
+
+
+def still(flow) -> dict:
+    """Return the same figures for particles that go on at their first velocities."""
+    dt = (torch.tensor(flow.times, dtype=torch.float64) - flow.times[0])[:, None, None]
+    x, v = flow.positions[0] + dt * flow.velocities[0], flow.velocities[:1].expand_as(flow.velocities)
+    return compare_particles(x, v, flow, horizons=(1, 16, 64))
+
+
+def cell(case: str, variant: str, seed: int, updates: int) -> dict:
+    flows, tests = flows_of(case, TRAIN), flows_of(case, TEST)
+    start = cpu()
+    stepper, losses = train(flows, seed, updates, **VARIANTS[variant])
+    seconds = cpu() - start
+    free = [still(flow) for flow in tests]
+    return {
+        "updates": updates,
+        "training CPU seconds": seconds,
+        "weights": sum(p.numel() for p in stepper.parameters()),
+        "loss": statistics.mean(losses[-50:]),
+        **evaluate(stepper, tests),
+        "free flight mse@64": statistics.median(row["mse@64"] for row in free),
+        "free flight density_error": statistics.median(row["density_error"] for row in free),
+    }
+
+
+def plot(cells: dict) -> None:
+    import matplotlib.pyplot as plt
+
+    cases = [case for case in PARTICLE_FLOWS if any(key.startswith(f"{case}/") for key in cells)]
+    figure, axes = plt.subplots(2, len(cases), figsize=(4 * len(cases), 6), squeeze=False, layout="constrained", sharex=True)
+    for column, case in enumerate(cases):
+        for row, (name, title) in enumerate((("mse@64", "position error, 64 steps"), ("density_error", "density error, step 64"))):
+            axis = axes[row, column]
+            for at, variant in enumerate(VARIANTS):
+                values = [c[name] for key, c in cells.items() if key.startswith(f"{case}/{variant}/") and name in c]
+                axis.plot([at] * len(values), values, "o", color=f"C{at}")
+            axis.set(yscale="log", title=f"{case}: {title}" if row == 0 else title)
+            axis.set_xticks(range(len(VARIANTS)), [v.replace(", ", ",\n") for v in VARIANTS], rotation=45, fontsize=7)
+    figure.savefig(OUT.with_suffix(".png"), dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=list(PARTICLE_FLOWS), choices=list(PARTICLE_FLOWS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--updates", type=int, help="of the weights; by default such that a cell takes a minute")
+    parser.add_argument("--plot", action="store_true", help="draw the stored numbers only")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    cells = json.loads(OUT.read_text()) if OUT.exists() else {}
+    todo = [(c, v, s) for c in given.cases for s in given.seeds for v in given.variants if not given.plot]
+    for case, variant, seed in todo:
+        key = f"{case}/{variant}/{seed}"
+        if key not in cells:
+            cells[key] = cell(case, variant, seed, given.updates or UPDATES[case])
+            OUT.write_text(json.dumps(cells, indent=1) + "\n")
+        row = cells[key]
+        print(key, " ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    plot(cells)
+
+
+if __name__ == "__main__":
+    main()

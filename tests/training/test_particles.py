@@ -1,0 +1,137 @@
+"""Learned particle simulations: frames, isometries, training that lowers the error, rollouts, exact momentum, refusals."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from opkernels import Axis, Domain, ParticleSet
+from opkernels.datasets.particle_flows import PARTICLE_FLOWS, particle_flow
+from opkernels.evaluation.particles import compare_particles
+from opkernels.models import SFBC
+from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities, random_isometry
+
+
+@pytest.fixture(scope="module")
+def flows():
+    return [frame_velocities(particle_flow("compressible", seed, n_frames=12, n_particles=48)) for seed in range(3)]
+
+
+def stepper_of(flows, seed=0, **options):
+    torch.manual_seed(seed)
+    domain = flows[0].particles.domain
+    return ParticleStepper.from_frames(SFBC(domain, 1 + domain.ndim, domain.ndim, hidden_channels=(8, 16), **options), flows)
+
+
+def test_frames_step_by_their_velocities(flows):
+    run = flows[0]
+    step = run.times[1] - run.times[0]
+    torch.testing.assert_close(run.positions[:-1] + step * run.velocities[1:], run.positions[1:], rtol=0, atol=1e-14)
+    assert len(run) == 11 and torch.equal(run.particles.positions, run.positions[0])
+    original = particle_flow("compressible", 0, n_frames=12, n_particles=48)
+    assert (run.velocities - original.velocities[1:]).norm() < 0.2 * run.velocities.norm()
+
+
+@pytest.mark.parametrize("name", list(PARTICLE_FLOWS))
+def test_flows_are_random_and_repeatable(name):
+    one, same, other = (particle_flow(name, seed, n_frames=3, n_particles=36) for seed in (4, 4, 5))
+    assert torch.equal(one.positions, same.positions)
+    assert one.positions.shape != other.positions.shape or (one.positions - other.positions).norm() > 1e-2
+    assert torch.isfinite(one.velocities).all() and len(one.times) == 3
+
+
+def test_training_beats_free_flight_and_rollouts_go_on(flows):
+    stepper = stepper_of(flows)
+    losses = fit_particles(stepper, flows[:2], ParticleOptions(steps=120, unroll=2, lr=5e-3, noise=0.003))
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+    test = flows[2]
+    start, v = test.frame(0).replace(densities=None).to(torch.float32), test.velocities[0].float()
+    x, v = stepper.rollout(start, v, 10)
+    figures = compare_particles(x.double(), v.double(), test, horizons=(1, 5, 50))
+    dt = (torch.tensor(test.times, dtype=torch.float64) - test.times[0])[:, None, None]
+    free = compare_particles(test.positions[0] + dt * test.velocities[0], test.velocities[:1].expand_as(v), test, horizons=(1, 5, 50))
+    assert figures["mse@5"] < 0.5 * free["mse@5"] and "mse@50" not in figures
+    assert torch.isfinite(stepper.rollout(start, v[0], 64)[0]).all()
+
+
+def test_training_is_repeatable_and_can_be_stopped(flows):
+    runs = [fit_particles(stepper_of(flows), flows, ParticleOptions(steps=4, seed=3)) for _ in range(2)]
+    assert runs[0] == runs[1] and len(runs[0]) == 4
+    assert len(fit_particles(stepper_of(flows), flows, ParticleOptions(steps=4), on_step=lambda n, loss: n == 1)) == 2
+
+
+def test_conservative_rollouts_keep_momentum_after_training(flows):
+    stepper = stepper_of(flows, conservative=True).double()
+    fit_particles(stepper, flows, ParticleOptions(steps=10))
+    x, v = stepper.rollout(flows[0].frame(0).replace(densities=None), flows[0].velocities[0], 100)
+    m = flows[0].particles.masses[:, None]
+    assert ((m * v).sum(1) - (m * v[0]).sum(0)).abs().max() < 1e-12 and (v[-1] - v[0]).norm() > 0.1
+
+
+def test_position_gradients_can_be_stopped(flows):
+    """The loss of two steps reaches the first step through positions only if they carry gradients."""
+    start, v = flows[0].frame(0).replace(densities=None).to(torch.float32), torch.zeros_like(flows[0].velocities[0]).float()
+    for wanted in (True, False):
+        stepper = stepper_of(flows)
+        stepper.position_gradients = wanted
+        x = start.positions.clone().requires_grad_()
+        stepper(start.replace(positions=x), v)[1].square().sum().backward()
+        assert (x.grad is not None and bool(x.grad.any())) == wanted
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_isometries(d):
+    g = torch.Generator().manual_seed(0)
+    boxes = [Domain.periodic(*[1.0, 1.0, 2.0][:d]), Domain.box(*[1.0] * d)]
+    for domain in boxes:
+        turns = torch.stack([random_isometry(domain, g) for _ in range(200)])
+        torch.testing.assert_close(turns @ turns.mT, torch.eye(d, dtype=torch.float64).expand(200, d, d), rtol=0, atol=1e-12)
+        assert turns.mean(0).abs().max() < 0.3  # all directions alike
+        if domain is boxes[0]:
+            assert set(turns.unique().tolist()) <= {-1.0, 0.0, 1.0}
+            if d == 3:  # the long axis stays
+                assert (turns[:, 2, 2].abs() == 1).all() and (turns[:, 0, 1] != 0).any()
+
+
+def test_walls_and_gravity():
+    """A particle falls by g dt^2, whatever the turn; walls are seen, and turned along."""
+    domain = Domain((Axis(0, 1), Axis(0, 1)))
+    x = torch.rand(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wall = ParticleSet(
+        torch.stack([torch.linspace(0, 1, 12, dtype=torch.float64), torch.full((12,), -0.05, dtype=torch.float64)], 1), 0.01, 0.3, domain
+    )
+    torch.manual_seed(0)
+    model = SFBC(domain, 3, 2, hidden_channels=(6, 6), boundary_channels=3).double()
+    stepper = ParticleStepper(model, dt=0.1, gravity=(0.0, -2.0), boundary=wall)
+    particles, v = ParticleSet(x, 0.05, 0.3, domain), torch.zeros(20, 2, dtype=torch.float64)
+    _, after = stepper(particles, v)
+    _, weightless = ParticleStepper(model, dt=0.1, boundary=wall)(particles, v)
+    torch.testing.assert_close(after - weightless, torch.tensor([[0.0, -0.2]], dtype=torch.float64).expand(20, 2), rtol=0, atol=1e-14)
+    far = dataclasses.replace(wall, positions=wall.positions + 10)
+    assert (ParticleStepper(model, dt=0.1, boundary=far)(particles, v)[1] - weightless).norm() > 1e-6
+    pair = ParticleSet.stack([particles, particles])
+    torch.testing.assert_close(stepper(pair, torch.cat([v, v]))[1], torch.cat([after, after]), rtol=1e-10, atol=1e-12)
+
+
+def test_refusals(flows):
+    domain = flows[0].particles.domain
+    with pytest.raises(ValueError, match=r"channels in, out and of walls; expected \(2, 1, 0\)"):
+        ParticleStepper(SFBC(domain, 3, 1, hidden_channels=(4,)), dt=0.1)
+    with pytest.raises(ValueError, match="dt=0"):
+        ParticleStepper(SFBC(domain, 2, 1, hidden_channels=(4,)), dt=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        ParticleOptions(steps=0)
+    with pytest.raises(ValueError, match="11 frames for unroll=20"):
+        fit_particles(stepper_of(flows), flows, ParticleOptions(unroll=20))
+    slow = stepper_of(flows)
+    slow.dt *= 2
+    with pytest.raises(ValueError, match="frames 0.02 apart for a step of 0.04"):
+        fit_particles(slow, flows)
+    with pytest.raises(ValueError, match="name='plasma'"):
+        particle_flow("plasma", 0)
+    broken = stepper_of(flows)
+    broken.model.lift.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="left the finite numbers at step 1"):
+        broken.rollout(flows[0].frame(0).replace(densities=None).to(torch.float32), flows[0].velocities[0].float(), 3)
+    with pytest.raises(ValueError, match="not finite at update 0"):
+        fit_particles(broken, flows, ParticleOptions(steps=2))
