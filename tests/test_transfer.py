@@ -50,6 +50,7 @@ SPECTRAL = [
     ("T1 on cells", lambda d, i, o: T1(d, i, o, n_modes=(8, 12), mixing={"causal": True}, **SMALL), CELLS, GLOBAL),
     ("T1 1-D", lambda d, i, o: T1(d, i, o, n_modes=(16,), mixing="low_rank", **SMALL), LINE, GLOBAL),
     ("T1, amortized", lambda d, i, o: T1(d, i, o, n_modes=(12, 8), mixing="amortized", **SMALL), TORUS, GLOBAL),
+    ("T1, local", lambda d, i, o: T1(d, i, o, n_modes=(12, 8), mixing="local", **SMALL), TORUS, GLOBAL),
     ("T1 with a U-Net", lambda d, i, o: T1(d, i, o, n_modes=(12, 16), mixing="unet", **SMALL), TORUS, GLOBAL),
     ("T1 3-D", lambda d, i, o: T1(d, i, o, n_modes=(6, 5, 4), hidden_channels=4, n_layers=2), SPACE, GLOBAL),
     ("T1 in a box", lambda d, i, o: T1(d, i, o, n_modes=(8, 8), **SMALL), BOX, GLOBAL | {"function": COSINES}),

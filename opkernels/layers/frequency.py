@@ -41,7 +41,7 @@ __all__ = ["SECOND_MOMENTS", "ChannelMixing", "FrequencyBlock", "Mixing", "ModeB
 SECOND_MOMENTS = {"gelu": 0.4252, "silu": 0.3558, "tanh": 0.3943, "sin": 0.4323, "relu": 0.5}
 """E act(x)^2 for a standard normal x."""
 
-_KINDS = ("dense", "low_rank", "amortized", "unet")
+_KINDS = ("dense", "low_rank", "amortized", "unet", "local")
 _WIDTH = 32  # of the networks that make amortized weights
 
 
@@ -51,18 +51,19 @@ class Mixing:
 
     Parameters
     ----------
-    kind : {"dense", "low_rank", "amortized", "unet"}
-        The table above; "unet" replaces the blocks of a model by one `FrequencyUNet`.
+    kind : {"dense", "low_rank", "amortized", "unet", "local"}
+        The table above; "unet" replaces the blocks of a model by one `FrequencyUNet`, "local" by blocks of an FNO on the
+        coarsest grid that carries the modes (`opkernels.models.inner_grid`).
     rank : int
         Number r of shared matrices, for "low_rank" and "amortized"; 4 to 16.
     causal : bool
-        No mode depends on a higher one (on any axis): low modes never change when modes are added. Not for "unet", whose
-        convolutions look both ways.
+        No mode depends on a higher one (on any axis): low modes never change when modes are added. Not for "unet" and
+        "local".
 
     Raises
     ------
     ValueError
-        If the kind is unknown, the rank is below one, or a U-Net is to be causal.
+        If the kind is unknown, the rank is below one, or a kind that looks both ways is to be causal.
     """
 
     kind: str = "dense"
@@ -74,8 +75,8 @@ class Mixing:
             raise ValueError(f"Mixing got kind={self.kind!r}; choose one of {', '.join(_KINDS)}")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"Mixing got rank={self.rank!r}; give a whole number of at least 1")
-        if self.kind == "unet" and self.causal:
-            raise ValueError('Mixing got kind="unet" with causal=True, but convolutions over modes look both ways; choose another kind')
+        if self.kind in ("unet", "local") and self.causal:
+            raise ValueError(f'Mixing got kind="{self.kind}" with causal=True, but its modes look both ways; choose another kind')
 
     @classmethod
     def of(cls, options: Mixing | Mapping | str) -> Mixing:

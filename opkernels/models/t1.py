@@ -2,7 +2,7 @@
 
     z = sqrt(M) <phi_k, u>           analysis of the input channels, M modes: exact quadrature at the true samples
     z <- W z + b(k)                  lift: a matrix on channels, which commutes with the analysis
-    z <- z + mix(act(mix z))         blocks on the modes (`FrequencyBlock`), or one U-Net (`FrequencyUNet`)
+    z <- z + mix(act(mix z))         blocks on the modes (`FrequencyBlock`), one U-Net (`FrequencyUNet`), or an `InnerGrid`
     z <- V act(V' z)(k) + c(k) [+ exp(-delta |kappa|^2) z_input]        head; with `diffusion` delta, a step in time
     y = sum_k phi_k z(k) / sqrt(M)   one synthesis, on any grid or at any points
 
@@ -33,6 +33,7 @@ from opkernels.layers.frequency import SECOND_MOMENTS, FrequencyBlock, Mixing, M
 from opkernels.layers.frequency_unet import FrequencyUNet
 from opkernels.mode_selection import ModeSet, box
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
+from opkernels.models.inner_grid import InnerGrid
 from opkernels.transforms import analyze, synthesize
 
 __all__ = ["T1"]
@@ -62,7 +63,8 @@ class T1(nn.Module):
     activation : str
         "gelu" (default), "silu", "tanh", "sin" or "relu".
     mixing : Mixing, mapping or str
-        How modes and channels are mixed: "dense", "low_rank", "amortized" or "unet", with rank, and causal or not.
+        How modes and channels are mixed: "dense", "low_rank", "amortized", "unet" or "local", with rank, and causal or not.
+        "local", for Fourier bases, activates in space on an inner grid: nearly equivariant, the most accurate for few data.
     diffusion : float, optional
         Add the input, diffused by exp(-diffusion |kappa|^2), to the output: for steps in time, with diffusion = nu dt of a
         known viscosity nu, or 0 for the input as it is. Default: nothing is added.
@@ -122,11 +124,15 @@ class T1(nn.Module):
         self.activation = activation_named(activation)
         self.lift, self.lift_bias = Pointwise(in_channels, width, bias=False), ModeBias(width, self.bases, mixing)
         self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
-        self.blocks = nn.ModuleList(_blocks(width, self.bases, n_layers, activation, mixing, width if n_parameters else 0))
-        self.widen = Pointwise(width, 2 * width)
-        self.project = Pointwise(2 * width, out_channels, bias=False)
+        self.blocks = nn.ModuleList(_blocks(self, width, n_layers, activation, mixing))
+        in_space = mixing.kind == "local"  # an activation on coefficients would undo what that gains
+        self.widen = None if in_space else Pointwise(width, 2 * width)
+        self.project = Pointwise(width if in_space else 2 * width, out_channels, bias=False)
         self.output_bias = ModeBias(out_channels, self.bases, mixing)
         nn.init.normal_(self.lift.weight, std=1 / math.sqrt(in_channels))
+        if self.widen is None:
+            nn.init.normal_(self.project.weight, std=1 / math.sqrt(width))
+            return
         nn.init.normal_(self.widen.weight, std=1 / math.sqrt(width))
         nn.init.zeros_(self.widen.bias)  # the same number in all modes is a spike in a corner of the domain
         nn.init.normal_(self.project.weight, std=1 / math.sqrt(2 * width * SECOND_MOMENTS[activation]))
@@ -176,7 +182,7 @@ class T1(nn.Module):
         y = self.lift(z) + self.lift_bias()
         for block in self.blocks:
             y = block(y, embedding)
-        y = self.project(self.activation(self.widen(y))) + self.output_bias()
+        y = self.project(y if self.widen is None else self.activation(self.widen(y))) + self.output_bias()
         if self.decay is not None:
             y = y + self.decay * z
         return y if self.mask is None else y * self.mask
@@ -286,8 +292,12 @@ def _decay(model: T1, out_channels: int, diffusion: float | None) -> Tensor | No
     return diffusion_factor(model.bases, model.domain, diffusion)
 
 
-def _blocks(width: int, bases, n_layers: int, activation: str, mixing: Mixing, n_embedding: int) -> list[nn.Module]:
+def _blocks(model: T1, width: int, n_layers: int, activation: str, mixing: Mixing) -> list[nn.Module]:
+    n_embedding = width if model.n_parameters else 0
+    if mixing.kind == "local":
+        height = math.sqrt(model.domain.measure / model.modes.count)
+        return [InnerGrid(model.domain, model.bases, height, width, n_layers, activation=activation, n_embedding=n_embedding)]
     if mixing.kind == "unet":
-        return [FrequencyUNet(width, bases, n_levels=n_layers, activation=activation, n_embedding=n_embedding)]
+        return [FrequencyUNet(width, model.bases, n_levels=n_layers, activation=activation, n_embedding=n_embedding)]
     options = {"activation": activation, "mixing": mixing, "gain": 1 / (2 * n_layers), "n_embedding": n_embedding}
-    return [FrequencyBlock(width, bases, **options) for _ in range(n_layers)]
+    return [FrequencyBlock(width, model.bases, **options) for _ in range(n_layers)]

@@ -110,8 +110,8 @@ def test_low_rank_has_few_parameters():
     [
         (lambda: FrequencyBlock(0, BASES), "channels=0; give 1 or more"),
         (lambda: Mixing("low_rank", 0), "rank=0; give a whole number of at least 1"),
-        (lambda: Mixing("fast"), "kind='fast'; choose one of dense, low_rank, amortized, unet"),
-        (lambda: Mixing("unet", causal=True), "convolutions over modes look both ways"),
+        (lambda: Mixing("fast"), "kind='fast'; choose one of dense, low_rank, amortized, unet, local"),
+        (lambda: Mixing("unet", causal=True), "its modes look both ways"),
         (lambda: Mixing.of({"kind": "dense", "rnak": 3}), "the mixing options rnak; choose from kind, rank, causal"),
         (lambda: FrequencyUNet(2, BASES, n_levels=0), "n_levels=0; give 1 to 3, and at least 1 each"),
         (lambda: FrequencyBlock(2, []), "number of bases=0; give 1 or more"),

@@ -215,6 +215,16 @@ def test_a_chosen_set_of_modes_holds_all_of_the_output(modes):
     assert model.modes.count <= dense.modes.count
 
 
+def test_local_mixing_commutes_with_translations_up_to_the_inner_grid():
+    """Not so the activation on coefficients."""
+    errors = {}
+    for kind in ("local", "dense"):
+        model, x = t1(n_modes=(9, 9), mixing=kind), band_limited((32, 32), channels=2, batch=2)
+        y = model(x)
+        errors[kind] = ((model(x.roll((3, 5), (2, 3))) - y.roll((3, 5), (2, 3))).norm() / y.norm()).item()
+    assert errors["local"] < 0.05 < 0.2 < errors["dense"]
+
+
 def test_parameters_change_the_output_of_their_own_sample():
     model = t1(n_parameters=2)
     x = torch.randn(1, 2, 16, 16, dtype=torch.float64).expand(2, -1, -1, -1)
@@ -264,6 +274,7 @@ X = torch.zeros(1, 2, 8, 8)
         (lambda: T1(TORUS, 2, 0, n_modes=(8, 8)), "T1 got out_channels=0; give 1 or more"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), n_parameters=-1), "T1 got n_parameters=-1; give 0 or more"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), diffusion=0.1), "2 channels in and 3 out; a state needs as many out as in"),
+        (lambda: T1(CHANNEL, 2, 3, n_modes=(8, 8), mixing="local"), 'needs Fourier bases, but that of axis y is "cosine"; choose another'),
         (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), diffusion=-1.0), "T1 got diffusion=-1.0; give viscosity times time step"),
         (lambda: T1(TORUS, 2, 3, n_modes=box(TORUS, (8, 8)), basis="cosine"), "which brings its own bases; leave basis out"),
         (lambda: T1(TORUS, 2, 3, n_modes=box(Domain.periodic(1.0), 8)), "a ModeSet of 1 axes on a 2-D domain"),
