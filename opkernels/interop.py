@@ -352,6 +352,10 @@ def _translated(key: str, value: Tensor, d: int) -> tuple[str, Tensor]:
         )
     if value.is_complex():
         pairs = torch.view_as_real(value.resolve_conj())
-        return name, pairs.permute(*range(2, 2 + d), 0, 2 + d, 1).contiguous() if name.endswith("weight.tensor") else pairs
+        if name.endswith("weight.tensor"):
+            pairs = pairs.permute(*range(2, 2 + d), 0, 2 + d, 1).contiguous()
+        elif name.endswith("tensor.core"):
+            pairs = pairs.movedim((-1, 0, 1), (0, -2, -1)).contiguous()
+        return name, pairs
     gate_or_bias = name.endswith("conv.bias") or re.search(r"skips\.\d+\.weight$", key)
     return name, value.reshape(-1) if gate_or_bias else value.reshape(value.shape[:2])

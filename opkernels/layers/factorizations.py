@@ -62,7 +62,7 @@ class ModeFirst(NamedTuple):
             u, v, (re, im) = h[:, :, 0], h[:, :, 1], self.core[:, :, None]
             h = torch.stack([u * re - v * im, v * re + u * im], dim=2)
         else:
-            h = _pair_product(h, self.core.permute(1, 2, 0, 3))
+            h = _rows_product(h, self.core.transpose(0, 1))
         y = h if self.right is None else (h.flatten(2) @ _block(self.right.mT)).unflatten(-1, (2, -1))
         return y.transpose(1, 2)
 
@@ -104,6 +104,13 @@ def _pair_product(z: Tensor, w: Tensor) -> Tensor:
     y = (z.flatten(1, 2) @ w.flatten(2)).unflatten(1, z.shape[1:3]).unflatten(-1, w.shape[2:])
     a, b, c, d = y.flatten(2, 3).unbind(2)
     return torch.stack([a - d, b + c], dim=2)
+
+
+def _rows_product(z: Tensor, w: Tensor) -> Tensor:
+    """Multiply z (P, B, 2, p) by w (P, 2, p, q): (P, B, 2, q), [re -im; im re] as rows and [re; im] as columns; w is not moved."""
+    u, v = z.unbind(2)
+    rows = torch.cat([u, -v, v, u], dim=-1).view(z.shape[0], 2 * z.shape[1], -1)
+    return (rows @ w.flatten(1, 2)).unflatten(1, z.shape[1:3])
 
 
 def _block(w: Tensor) -> Tensor:
@@ -165,22 +172,28 @@ class TuckerWeight(nn.Module):
     def __init__(self, shape: tuple[int, ...], ranks: tuple[int, ...], *, joint: bool):
         super().__init__()
         self.joint = joint
-        self.core = _pairs(*ranks)
+        # ([R_layers,] 2, R_1 .. R_d, p, q): as `mode_first` reads it, so that neither the core nor its gradient is moved about
+        lead, (p, q, *modes) = ranks[: int(joint)], ranks[int(joint) :]
+        self.core = nn.Parameter(torch.empty(*lead, 2, *modes, p, q))
         self.factors = nn.ParameterList(_pairs(n, r) for n, r in zip(shape, ranks, strict=True))
 
     def std_of_entries(self, std: float) -> float:
         """Return the standard deviation of all entries that gives W the standard deviation `std`."""
-        return (std / math.sqrt(math.prod(self.core.shape[:-1]))) ** (1 / (len(self.factors) + 1))
+        return (std / math.sqrt(self.core.numel() / 2)) ** (1 / (len(self.factors) + 1))
+
+    def core_in_order(self) -> Tensor:
+        """Return the core as G of the module's docstring, a view ([R_layers,] p, q, R_1 .. R_d, 2)."""
+        lead = int(self.joint)
+        return self.core.movedim((lead, -2, -1), (-1, lead, lead + 1))
 
     def mode_first(self, layer: int, dtype: torch.dtype) -> ModeFirst:
         """Return the weight of one layer."""
         core, factors = self.core.to(dtype), [u.to(dtype) for u in self.factors]
         if self.joint:
-            core = _pick(factors.pop(0)[layer], core)
+            lead = _first(factors.pop(0)[layer])  # (2, R_layers)
+            core = _matmul(lead[:, None], core.transpose(0, 1).flatten(2)).reshape(core.shape[1:])
         left, right, *modes = factors
-        p, q = core.shape[:2]
-        core = core.movedim((-1, 0, 1), (0, -2, -1)).flatten(-2)  # (2, R_1 .. R_d, p q)
-        core = _expand(core, modes).unflatten(-1, (p, q))
+        core = _expand(core.flatten(-2), modes).unflatten(-1, core.shape[-2:])
         return ModeFirst(_first(left), core.transpose(0, 1), _first(right))
 
 

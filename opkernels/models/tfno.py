@@ -175,8 +175,8 @@ def _decompose(values: np.ndarray, tensor: TuckerWeight | CPWeight | TTWeight) -
     with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more components than one of the axes has entries
         if isinstance(tensor, TuckerWeight):
-            core, factors = tucker(values, rank=tuple(tensor.core.shape[:-1]), n_iter_max=20)
-            _assign(tensor.core, core)
+            core, factors = tucker(values, rank=tuple(tensor.core_in_order().shape[:-1]), n_iter_max=20)
+            _assign(tensor.core_in_order(), core)
         elif isinstance(tensor, CPWeight):
             weights, factors = parafac(values, rank=tensor.weights.shape[0], n_iter_max=200, init="svd")
             _assign(tensor.weights, weights)
