@@ -21,6 +21,7 @@ R. FitzHugh, Biophys. J. 1 (1961), 445-466.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class FitzHughNagumo(SpectralSolver):
 
     def _bind(self, grid: Grid, u0: Tensor) -> Semilinear:
         periodic = grid.domain.axes[0].periodic
-        modes = Modes(grid, device=u0.device, dtype=u0.dtype) if periodic else _CosineModes(Eigenbasis(grid, self.walls), u0)
+        modes: Any = Modes(grid, device=u0.device, dtype=u0.dtype) if periodic else _CosineModes(Eigenbasis(grid, self.walls), u0)
         values = {"diffusivity": self.diffusivity[0], "second diffusivity": self.diffusivity[1], "threshold": self.threshold}
         du, dv, k = (per_sample(value, name, len(u0), grid, u0.device) for name, value in values.items())
         channels = [-du * modes.k2[None, None], -dv * modes.k2[None, None] - 1]

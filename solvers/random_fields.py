@@ -173,9 +173,8 @@ class GaussianRandomField:
             )
         if sigma is None and self.tau == 0 and spectrum is None:
             raise ValueError("GaussianRandomField got tau=0 without sigma; give the amplitude sigma")
-        if sigma is None:
-            sigma = 1.0 if spectrum is not None else self.tau ** (self.alpha - domain.ndim / 2)
-        self.sigma = parameter(sigma, "sigma", lowest=0.0)
+        default = 1.0 if sigma is not None or spectrum is not None else self.tau ** (self.alpha - domain.ndim / 2)
+        self.sigma = default if sigma is None else parameter(sigma, "sigma", lowest=0.0)
         self.mean = parameter(mean, "mean")
 
     def variance(self, kappa: Tensor) -> Tensor:
