@@ -104,6 +104,15 @@ class Walls:
         lower, upper = (torch.tensor([getattr(axis, end) for axis in domain.axes], dtype=torch.float64) for end in ("lower", "upper"))
         return cls(x, v, x.clamp(lower, upper), no_slip)
 
+    def close(self, domain: Domain) -> bool:
+        """Whether a domain has walls on both sides of each axis that is not periodic, and so no free surface."""
+        beyond = [
+            (self.positions[:, a] < axis.lower, self.positions[:, a] > axis.upper)
+            for a, axis in enumerate(domain.axes)
+            if not axis.periodic
+        ]
+        return all(bool(side.any()) for sides in beyond for side in sides)
+
     def check_inside(self, who: str, particles: ParticleSet) -> None:
         """Refuse fluid particles beyond a wall: nearer than half a spacing to a wall particle's center."""
         for a, axis in enumerate(particles.domain.axes):

@@ -188,6 +188,8 @@ class _Run:
         self.spacing = math.sqrt(float(self.m.detach().mean()) / solver.rest_density)
         self.gravity = torch.tensor(solver.gravity, dtype=self.m.dtype, device=self.m.device)
         self.walls = None if solver.walls is None else solver.walls.for_particles(particles)
+        walled = solver.walls is not None and solver.walls.close(solver.domain)
+        self.free_surface = not (walled or all(axis.periodic for axis in solver.domain.axes))
         self._reset()
 
     def _reset(self) -> None:
@@ -226,10 +228,10 @@ class _Run:
         solver, walls = self.solver, self.walls
         seen = walls.near(self.wall_list, solver.kernel, fluid.x, self.particles.support, self.batch)
         p = seen.pressure(fluid.p, fluid.rho, self.gravity)
-        if solver.background_pressure == 0:
-            p = p.abs()  # walls push, and where the fluid pulls they balance it
+        if self.free_surface:
+            p = p.clamp(min=0)  # water may leave a wall; in a closed box walls must pull too
         rho = solver.eos.density(p - solver.background_pressure)
-        volume = torch.full_like(rho, self.spacing**2)
+        volume = self.spacing**2 * solver.rest_density / rho  # a fixed volume would be truer, and is unstable
         viscous = volume if walls.no_slip else torch.zeros_like(volume)
         return fluid.append(walls.x, walls.v, seen.mirrored(fluid.v), rho, p, volume, viscous, walls.batch)
 
@@ -288,7 +290,7 @@ class _Run:
             else:
                 fastest = speed.new_zeros(self.particles.n_batches).scatter_reduce_(0, self.batch, speed, "amax")[self.batch][:, None]
             shift = -8 * self.h * fastest * direction
-            if not all(axis.periodic for axis in solver.domain.axes):
+            if self.free_surface:
                 shift = shift * (-pairs.sum(weight * pairs.r2) > _AT_SURFACE)[:, None]
             limit = 0.5 * fastest + torch.finfo(v.dtype).tiny
             return shift * (limit / torch.maximum(shift.norm(dim=1, keepdim=True), limit))

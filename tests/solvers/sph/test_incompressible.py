@@ -140,6 +140,25 @@ def test_restart_rotation_and_precision():
     torch.testing.assert_close(single.positions[0].double(), whole.positions[1], rtol=0, atol=1e-3)
 
 
+def test_symmetries_and_batches():
+    """Another order of the particles, a moving frame, a shift across the seam, two runs in one batch: the same flow.
+
+    As far as the iterations converge, whose stop depends on the order of the sums.
+    """
+    case = taylor_green(10, neighbors=2.52, jitter=0.2)
+    p, v = case.particles, 0.3 * case.velocities
+    solver = IncompressibleSPH2D(p.domain, viscosity=0.01, tolerance=1e-8, divergence_tolerance=1e-8, max_iterations=400)
+    plain = solver.solve(p, [0.02], velocities=v, dt=5e-3).positions[0]
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
+    shuffled = solver.solve(p.replace(positions=p.positions[order]), [0.02], velocities=v[order], dt=5e-3).positions[0]
+    torch.testing.assert_close(shuffled, plain[order], rtol=0, atol=1e-6)
+    frame, shift = torch.tensor([0.5, -0.25], dtype=torch.float64), torch.tensor([0.43, -7.7], dtype=torch.float64)
+    moved = solver.solve(p.replace(positions=p.positions + shift), [0.02], velocities=v + frame, dt=5e-3).positions[0]
+    torch.testing.assert_close(moved - shift - 0.02 * frame, plain, rtol=0, atol=1e-6)
+    both = solver.solve(ParticleSet.stack([p, p]), [0.02], velocities=torch.cat([v, v]), dt=5e-3).positions[0]
+    torch.testing.assert_close(both[100:], plain, rtol=0, atol=1e-6)
+
+
 DISC = colliding_blobs(0.1).particles
 
 
@@ -149,6 +168,17 @@ DISC = colliding_blobs(0.1).particles
         ("give two axes", lambda: IncompressibleSPH2D(Domain.periodic(1.0))),
         ("choose dfsph or iisph", lambda: IncompressibleSPH2D(DISC.domain, scheme="pcisph")),
         ("give positive ones", lambda: IncompressibleSPH2D(DISC.domain, tolerance=0.0)),
+        ("same place", lambda: IncompressibleSPH2D(DISC.domain).solve(DISC.replace(positions=0 * DISC.positions), [0.1])),
+        (
+            "steps above .* are unstable",
+            lambda: IncompressibleSPH2D(DISC.domain).solve(DISC, [9.0], velocities=torch.ones_like(DISC.positions), dt=1.0),
+        ),
+        (
+            "below the wall of axis y",
+            lambda: IncompressibleSPH2D(DISC.domain, walls=Walls.of_box(DISC.domain, 0.1, 0.252)).solve(
+                DISC.replace(positions=DISC.positions - torch.tensor([0.0, 1.0])), [0.1]
+            ),
+        ),
         ("another domain", lambda: IncompressibleSPH2D(Domain.box(1.0, 1.0)).solve(DISC, [0.1])),
         ("is not finite at particle 0", lambda: IncompressibleSPH2D(DISC.domain).solve(DISC, [0.1], velocities=DISC.positions * math.nan)),
     ],
