@@ -135,3 +135,23 @@ def test_refusals(flows):
         broken.rollout(flows[0].frame(0).replace(densities=None).to(torch.float32), flows[0].velocities[0].float(), 3)
     with pytest.raises(ValueError, match="not finite at update 0"):
         fit_particles(broken, flows, ParticleOptions(steps=2))
+
+
+def test_configurations_of_the_three_cases(tmp_path):
+    from pathlib import Path
+
+    from opkernels.training.particle_config import read_particle_config, train_particles
+
+    for name in PARTICLE_FLOWS:
+        path = Path(__file__).parents[2] / "examples" / "configs" / f"sfbc_{name}.yaml"
+        assert read_particle_config(path).flow == name
+        small = {"frames": 4, "train": 1, "particles": 36, "training": {"steps": 2, "unroll": 1}}
+        stepper, losses = train_particles(read_particle_config(path, **small))
+        assert len(losses) == 2 and stepper.model.conservative == (name == "incompressible")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("flow: plasma\nframe: 3\ntrain: many\nmodel: {n_harmonic: 2}\ntraining: {learning_rate: 1}\n")
+    with pytest.raises(ValueError, match="frame is unknown; did you mean frames.*n_harmonic is unknown.*plasma.*train is 'many'"):
+        read_particle_config(wrong)
+    wrong.write_text("- a\n")
+    with pytest.raises(ValueError, match="is not a mapping"):
+        read_particle_config(wrong)
