@@ -14,8 +14,16 @@ from torch import nn
 import opkernels as ok
 from opkernels import Axis, Domain
 from opkernels.evaluation.probes import random_function
-from opkernels.layers import ChannelMLP, FactorizedAttention, FactorizedSpectralConv, SpectralConv
-from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO, FactFormer
+from opkernels.layers import (
+    ChannelMLP,
+    DifferentialConv,
+    FactorizedAttention,
+    FactorizedSpectralConv,
+    LocalIntegralConv,
+    SpectralConv,
+    Zernike,
+)
+from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO, FactFormer, LocalNO
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
@@ -60,8 +68,25 @@ SPECTRAL = [
     ("FactFormer 1-D", lambda d, i, o: FactFormer(d, i, o, hidden_channels=16, n_layers=4), LINE, {}),
     ("FactFormer 3-D", lambda d, i, o: FactFormer(d, i, o, bandwidth=4, **SMALL), SPACE, {}),
     ("FactFormer with parameters", lambda d, i, o: FactFormer(d, i, o, n_parameters=2, **SMALL), TORUS, {"parameters": torch.ones(1, 2)}),
+    ("LocalIntegralConv", lambda d, i, o: LocalIntegralConv(i, o, Zernike(3), radius=0.4), TORUS, {}),
+    ("LocalNO", lambda d, i, o: LocalNO(d, i, o, n_modes=(12, 8), **SMALL), TORUS, {}),
+    (
+        "LocalNO, integrals only",
+        lambda d, i, o: LocalNO(d, i, o, n_modes=(8, 8), branches=("spectral", "integral"), **SMALL),
+        CELLS,
+        {},
+    ),
+    ("LocalNO 1-D", lambda d, i, o: LocalNO(d, i, o, n_modes=(16,), **SMALL), LINE, {}),
 ]
 FINITE_ORDER = [
+    ("DifferentialConv", lambda d, i, o: DifferentialConv(i, o, 2, length=0.1, accuracy=4), TORUS, {"order": 4}),
+    (
+        "LocalNO with stencils",
+        lambda d, i, o: LocalNO(d, i, o, n_modes=(12, 8), differential={"accuracy": 4}, **SMALL),
+        TORUS,
+        {"tolerance": 5e-4},
+    ),
+    ("LocalNO in a box", lambda d, i, o: LocalNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
     # On walls FNO's period ends in a jump: it converges, at the rate of that jump.
     ("FNO in a box", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
     # Cosines of a function whose slope does not vanish at the walls alias, at the order of the midpoint rule.

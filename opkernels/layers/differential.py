@@ -13,6 +13,8 @@
 The stencil of the a-th derivative has the moments sum_z F(z) z^b / b! = delta_ab for all b < a + p, so it is exact on
 polynomials of degree a + p - 1: centered inside and on periodic axes, one-sided (a + p samples) in the rows next to a
 wall. Stencils of a convolution layer are free; these are not, and so converge at a stated order on any aspect ratio.
+With ``accuracy="exact"``, on periodic axes, D_alpha differentiates the Fourier series of the samples: no error for band-limited v,
+where a stencil differentiates waves near the grid's own (k h > 1) wrongly, and so differently on each grid.
 
 Reference: Liu-Schiaffini et al., "Neural Operators with Localized Integral and Differential Kernels", ICML 2024,
 arXiv 2402.16845, whose kernels satisfy the zeroth moment alone (first order); weights of stencils by Fornberg,
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from math import prod
@@ -31,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from opkernels.domains import Axis, Grid, table
+from opkernels.layers.multipliers import filtered, looked_up
 
 __all__ = ["DifferentialConv", "differentiate", "stencil"]
 
@@ -49,8 +53,8 @@ class DifferentialConv(nn.Module):
         small convolution's; with 1 the weights are the coefficients of the derivatives.
     order : int
         Highest order of differentiation m. One (a gradient) or two (diffusion too) are usual.
-    accuracy : {2, 4, 6, ...}
-        Order of accuracy p.
+    accuracy : {2, 4, 6, ..., "exact"}
+        Order of accuracy p; or the derivatives of the Fourier series, for periodic axes.
     depthwise : bool
         Act on each channel alone: weights (C, A) in place of (C_out, C_in, A).
 
@@ -85,7 +89,7 @@ class DifferentialConv(nn.Module):
         *,
         length: float,
         order: int = 1,
-        accuracy: int = 4,
+        accuracy: int | str = 4,
         depthwise: bool = False,
     ):
         super().__init__()
@@ -100,7 +104,8 @@ class DifferentialConv(nn.Module):
             )
         if not 0 < length < float("inf"):
             raise ValueError(f"DifferentialConv got length={length}; give a positive length, such as the training grid's spacing")
-        _check_accuracy(accuracy)
+        if accuracy != "exact":
+            _check_accuracy(accuracy)
         self.in_channels, self.out_channels, self.n_dim = in_channels, out_channels, n_dim
         self.length, self.accuracy, self.depthwise = float(length), accuracy, depthwise
         candidates = itertools.product(range(order, -1, -1), repeat=n_dim)
@@ -131,6 +136,9 @@ class DifferentialConv(nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            if self.accuracy == "exact":
+                y = filtered(u, grid.shape, self.multipliers(grid, u.device, u.dtype), self._dense(u.dtype))
+                return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
             terms = _differences(u, grid, self.multi_indices, self.accuracy)
             # the stencils are those of unit spacing: the weights carry the powers of l/h
             scales = [prod((self.length / h) ** a for h, a in zip(grid.spacing, alpha, strict=True)) for alpha in self.multi_indices]
@@ -144,12 +152,18 @@ class DifferentialConv(nn.Module):
     def multipliers(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return what l^|alpha| D_alpha multiplies Fourier coefficients by on a periodic grid, complex (A, *) in the layout of rfftn.
 
-        The same stencils as `forward`, for a convolution that has transformed its input anyhow.
+        The same derivatives as those of `forward`, for a convolution that has transformed its input anyhow.
         """
-        grid.domain.require_periodic("DifferentialConv.multipliers")
-        for a in range(self.n_dim):
-            _check_room(grid.shape[a], grid.domain.axes[a], max(alpha[a] for alpha in self.multi_indices), self.accuracy)
-        return torch.view_as_complex(_multipliers(self.multi_indices, self.accuracy, self.length, grid, device=device, dtype=dtype))
+        grid.domain.require_periodic('DifferentialConv with accuracy="exact"')
+        if self.accuracy != "exact":
+            for a in range(self.n_dim):
+                _check_room(grid.shape[a], grid.domain.axes[a], max(alpha[a] for alpha in self.multi_indices), self.accuracy)
+        key = self.multi_indices, self.accuracy, self.length, grid
+        return torch.view_as_complex(looked_up(_multipliers, *key, device=device, dtype=dtype))
+
+    def _dense(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights (C_out, C_in, A)."""
+        return torch.diag_embed(self.weight.T).movedim(0, -1).to(dtype) if self.depthwise else self.weight.to(dtype)
 
 
 def _mix(weight: Tensor, terms: Sequence[Tensor], channels_last: bool) -> Tensor:
@@ -282,19 +296,22 @@ def _one_sided(order: int, accuracy: int, rows: int, device) -> Tensor:
 
 
 @table
-def _multipliers(indices: Sequence[tuple[int, ...]], accuracy: int, length: float, grid: Grid, device) -> Tensor:
-    """Symbols of the scaled stencils in the layout of rfftn, (A, *, 2)."""
+def _multipliers(indices: Sequence[tuple[int, ...]], accuracy: int | str, length: float, grid: Grid, device) -> Tensor:
+    """Symbols of the scaled derivatives in the layout of rfftn, (A, *, 2); the exact ones are zero at Nyquist wave numbers."""
     steps = [k * h for k, h in zip(grid.wavenumbers(device=device, dtype=torch.float64), grid.spacing, strict=True)]
 
     def symbol(a: int, order: int) -> Tensor:
-        half = (order + 1) // 2 + accuracy // 2 - 1
-        if not order:
-            return torch.ones_like(steps[a]).to(torch.complex128)
-        weights = enumerate(stencil(order, tuple(range(-half, half + 1))), start=-half)
-        real, imaginary = 0 * steps[a], 0 * steps[a]
-        for z, weight in weights:
-            real, imaginary = real + weight * torch.cos(z * steps[a]), imaginary + weight * torch.sin(z * steps[a])
-        return torch.complex(real, imaginary) * (length / grid.spacing[a]) ** order
+        theta, kept = steps[a], torch.ones_like(steps[a])
+        if accuracy == "exact":
+            kept = (theta.abs() < math.pi * (1 - 1e-9)).double()
+        if not order or accuracy == "exact":
+            values = 1j**order * theta.to(torch.complex128) ** order * kept
+        else:
+            half = (order + 1) // 2 + accuracy // 2 - 1
+            values = torch.zeros_like(theta, dtype=torch.complex128)
+            for z, weight in enumerate(stencil(order, tuple(range(-half, half + 1))), start=-half):
+                values = values + weight * torch.polar(kept, z * theta)
+        return values * (length / grid.spacing[a]) ** order
 
     return torch.view_as_real(torch.stack([prod(symbol(a, n) for a, n in enumerate(alpha)) for alpha in indices]))
 

@@ -30,17 +30,17 @@ References: `opkernels.layers.kernels`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from opkernels.domains import Domain, Grid, table
 from opkernels.layers.kernels import KernelBasis, kernel_values, transfer
+from opkernels.layers.multipliers import filtered, looked_up
 from opkernels.neighbors import Neighbors, radius_search
 from opkernels.particles import ParticleSet
 
-__all__ = ["LocalIntegralConv", "filtered"]
+__all__ = ["LocalIntegralConv"]
 
 
 class LocalIntegralConv(nn.Module):
@@ -103,14 +103,14 @@ class LocalIntegralConv(nn.Module):
         """Return the sizes, for printing."""
         return f"{self.in_channels}, {self.out_channels}, {self.kernel}, radius={self.radius:g}, quadrature={self.quadrature!r}"
 
-    def forward(self, x: Tensor, where: Grid | ParticleSet, neighbors: Neighbors | None = None) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid | ParticleSet, neighbors: Neighbors | None = None) -> Tensor:
         """Return the integrals at the samples themselves.
 
         Parameters
         ----------
         x : Tensor, (B, in_channels, *grid.shape) or (N, in_channels)
             Samples on a grid, or at particles.
-        where : Grid or ParticleSet
+        grid : Grid or ParticleSet
             Where they sit. Positions and volumes of particles are taken as constants.
         neighbors : Neighbors, optional
             Of the particles, within the radius at least; searched for by default.
@@ -122,32 +122,33 @@ class LocalIntegralConv(nn.Module):
         Raises
         ------
         ValueError
-            If `where` is missing, differs from `x` or the kernel in rank or shape, does not suit the quadrature (walls, gauss
+            If `grid` is missing, differs from `x` or the kernel in rank or shape, does not suit the quadrature (walls, gauss
             points) or the radius (above half an axis; with "nodal", below a cell).
         """
-        if isinstance(where, ParticleSet):
-            return self._on_particles(x, where, neighbors)
-        self._check(x, where)
-        exact = self._is_exact(where.domain)
+        if isinstance(grid, ParticleSet):
+            return self._on_particles(x, grid, neighbors)
+        self._check(x, grid)
+        exact = self._is_exact(grid.domain)
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             if not exact:
-                u = _weighted(u, where)
-            if not exact and _prefers_stencil(self.kernel, self.radius, where, u.device):
-                y = self._by_stencil(u, where)
+                u = _weighted(u, grid)
+            if not exact and _prefers_stencil(self.kernel, self.radius, grid, u.device):
+                y = self._by_stencil(u, grid)
             else:
-                y = self._by_transforms(u, where)
+                y = self._by_transforms(u, grid)
             if self.bias is not None:
-                y = y + self.bias.to(y.dtype).view(-1, *[1] * where.ndim)
+                y = y + self.bias.to(y.dtype).view(-1, *[1] * grid.ndim)
             return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y.contiguous()
 
     def _is_exact(self, domain: Domain) -> bool:
         return self.quadrature != "nodal" and all(axis.periodic for axis in domain.axes)
 
     def multipliers(self, grid: Grid, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return what the K functions multiply coefficients by, complex (K, *) in the layout of rfftn."""
+        """Return what the K functions multiply coefficients by, complex (K, *) in the layout of rfftn; refuse a grid as `forward` does."""
+        self._check_grid(grid)
         build = _exact if self._is_exact(grid.domain) else _nodal
-        return torch.view_as_complex(_looked_up(build, self.kernel, self.radius, grid, device, dtype))
+        return torch.view_as_complex(looked_up(build, self.kernel, self.radius, grid, device=device, dtype=dtype))
 
     def _by_transforms(self, u: Tensor, grid: Grid) -> Tensor:
         shape = grid.shape if self._is_exact(grid.domain) else _padded(self.radius, grid)
@@ -157,7 +158,7 @@ class LocalIntegralConv(nn.Module):
         return y
 
     def _by_stencil(self, u: Tensor, grid: Grid) -> Tensor:
-        taps = _looked_up(_taps, self.kernel, self.radius, grid, u.device, u.dtype)
+        taps = looked_up(_taps, self.kernel, self.radius, grid, device=u.device, dtype=u.dtype)
         stencil = torch.tensordot(self.weight.to(u.dtype), taps, dims=1)
         for a, axis in enumerate(grid.domain.axes):
             u = _surrounded(u, a + 2, taps.shape[a + 1] // 2, axis.periodic)
@@ -182,12 +183,15 @@ class LocalIntegralConv(nn.Module):
     def _check(self, x: Tensor, grid: Grid) -> None:
         if not isinstance(grid, Grid):
             raise ValueError(f"LocalIntegralConv got grid={grid!r}, but a radius has units; give domain.grid_of(x)")
-        self._check_domain(grid.domain)
+        self._check_grid(grid)
         if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.shape:
             raise ValueError(
                 f"LocalIntegralConv got x of shape {tuple(x.shape)}; "
                 f"expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
             )
+
+    def _check_grid(self, grid: Grid) -> None:
+        self._check_domain(grid.domain)
         for axis, h in zip(grid.domain.axes, grid.spacing, strict=True):
             if axis.points == "gauss":
                 raise ValueError(
@@ -218,73 +222,6 @@ class LocalIntegralConv(nn.Module):
         self._check_domain(particles.domain)
         if tuple(x.shape) != (len(particles), self.in_channels):
             raise ValueError(f"LocalIntegralConv got x of shape {tuple(x.shape)}; expected ({len(particles)}, {self.in_channels})")
-
-
-def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor) -> Tensor:
-    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *), zeros where `shape` is larger.
-
-    The weights (O, C, K) are real and mix coefficients before they are transformed back: C + O transforms, not C K.
-    """
-    axes = tuple(range(-len(shape), 0))
-    u_hat = torch.fft.rfftn(u.contiguous(), s=shape, dim=axes)
-    mix = _mixed if torch.compiler.is_compiling() else _Mix.apply
-    y_hat = mix(u_hat.flatten(2), multipliers.flatten(1), weight.flatten(1))
-    return torch.fft.irfftn(y_hat.unflatten(2, u_hat.shape[2:]), s=shape, dim=axes)
-
-
-def _columns(u: Tensor, m: Tensor) -> Tensor:
-    """Return m_k u_c as real columns (re, im), (B, C K, 2 F), for u (B, C, F) and m (K, F)."""
-    return torch.view_as_real(u[:, :, None] * m).flatten(1, 2).flatten(2)
-
-
-def _mixed(u: Tensor, m: Tensor, weight: Tensor) -> Tensor:
-    """Return sum_ck W_ock m_k u_c, complex (B, O, F), for weight (O, C K)."""
-    return torch.view_as_complex(torch.matmul(weight, _columns(u, m)).unflatten(2, (-1, 2)))
-
-
-class _Mix(torch.autograd.Function):
-    """`_mixed` in blocks that stay in cache; the columns, K times the input, are made again in the backward pass, not kept."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(u, m, weight):
-        return _assembled(u, weight.shape[0], [_mixed(u[b, :, f], m[:, f], weight) for b, f in _blocks(u, m)], m)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, g):
-        u, m, weight = ctx.saved_tensors
-        grad_u, grad_weight = [], torch.zeros_like(weight)
-        for b, f in _blocks(u, m):
-            g_real = torch.view_as_real(g[b, :, f].contiguous()).flatten(2)
-            grad_weight = grad_weight + torch.matmul(g_real, _columns(u[b, :, f], m[:, f]).mT).sum(0)
-            columns = torch.matmul(weight.T, g_real).unflatten(1, (u.shape[1], -1)).unflatten(3, (-1, 2))
-            grad_u.append((torch.view_as_complex(columns) * m[:, f].conj()).sum(2))
-        return _assembled(u, u.shape[1], grad_u, m), None, grad_weight
-
-
-def _blocks(u: Tensor, m: Tensor) -> list[tuple[slice, slice]]:
-    """Cut (batch, coefficients) so that the columns of a block fit in a cache of about 2 MB; on a GPU, do not."""
-    batch, channels, count = u.shape
-    if u.device.type != "cpu":
-        return [(slice(0, batch), slice(0, count))]
-    room = max(2**18 // (channels * m.shape[0]), 256)
-    rows, width = max(room // count, 1), min(room, count)
-    return [(slice(i, i + rows), slice(j, j + width)) for i in range(0, batch, rows) for j in range(0, count, width)]
-
-
-def _assembled(u: Tensor, channels: int, blocks: list[Tensor], m: Tensor) -> Tensor:
-    """Return the blocks side by side, (B, channels, F)."""
-    if len(blocks) == 1:
-        return blocks[0]
-    y = u.new_empty(u.shape[0], channels, u.shape[2])
-    for (b, f), block in zip(_blocks(u, m), blocks, strict=True):
-        y[b, :, f] = block
-    return y
 
 
 def _prefers_stencil(kernel: KernelBasis, radius: float, grid: Grid, device: torch.device) -> bool:
@@ -322,12 +259,6 @@ def _surrounded(u: Tensor, dim: int, reach: int, periodic: bool) -> Tensor:
     if not periodic:
         before, after = torch.zeros_like(before), torch.zeros_like(after)
     return torch.cat([before, u, after], dim)
-
-
-@torch.compiler.disable
-def _looked_up(build: Callable[..., Tensor], kernel: KernelBasis, radius: float, grid: Grid, device, dtype) -> Tensor:
-    """Return a table; outside of compiled graphs, which would build it in every call."""
-    return build(kernel, radius, grid, device=device, dtype=dtype)
 
 
 @table

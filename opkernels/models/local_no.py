@@ -9,8 +9,9 @@
 | I "integral"     | int_{|y - x| <= r} kappa(y - x) v(y) dy           (`LocalIntegralConv`)          | detail finer than 1/K        |
 
 The lengths l and r belong to the domain, not to a grid, so that the layers mean the same at every resolution. By default r is
-half the shortest wave that the spectral branch keeps, and l = r/pi: the local branches begin where the spectral one ends. The
-differential branch carries the error of its stencils, O(h^p), from grid to grid; the other two carry none on periodic domains.
+half the shortest wave that the spectral branch keeps, and l = r/(2 pi): the local branches begin where the spectral one ends. The
+On periodic domains all three are exact for what the grid resolves; stencils, the choice between walls, carry their error O(h^p)
+from grid to grid, which is not small for waves near the grid's own.
 
 Reference: Liu-Schiaffini, Berner, Bonev, Kurth, Azizzadenesheli, Anandkumar, "Neural Operators with Localized Integral and
 Differential Kernels", ICML 2024, arXiv 2402.16845.
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 
 from opkernels.domains import Domain, Grid
 from opkernels.layers.differential import DifferentialConv
-from opkernels.layers.integral import LocalIntegralConv, filtered
+from opkernels.layers.integral import LocalIntegralConv
 from opkernels.layers.kernels import KernelBasis, PolarHats, kernel_from, kernel_to
+from opkernels.layers.multipliers import filtered
 from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Backbone, Block
 from opkernels.models.checks import check_size
@@ -47,14 +49,14 @@ class Differential:
     ----------
     order : int
         Highest order of differentiation; 1 or 2.
-    accuracy : {2, 4, 6}
-        Order of accuracy of the stencils.
+    accuracy : {2, 4, 6, "exact"}, optional
+        Order of accuracy of the stencils; by default exact where all axes are periodic and 4 elsewhere.
     length : float, optional
-        The length l; by default 1/k of the shortest wave of the spectral branch.
+        The length l; by default the default radius of the integrals over 2 pi.
     """
 
     order: int = 1
-    accuracy: int = 4
+    accuracy: int | str | None = None
     length: float | None = None
 
 
@@ -140,8 +142,9 @@ class LocalNO(Backbone):
             if name == "spectral":
                 return SpectralConv(width, width, n_modes, modes=modes, bias=False)
             if name == "differential":
-                length = half_wave / math.pi if differential.length is None else differential.length
-                options = {"length": length, "order": differential.order, "accuracy": differential.accuracy}
+                length = half_wave / (2 * math.pi) if differential.length is None else differential.length
+                accuracy = differential.accuracy or ("exact" if all(axis.periodic for axis in domain.axes) else 4)
+                options = {"length": length, "order": differential.order, "accuracy": accuracy}
                 return DifferentialConv(width, width, domain.ndim, **options)
             kernel = kernel_from(integral.kernel) or PolarHats(3, 2 * domain.ndim, domain.ndim)
             radius = half_wave if integral.radius is None else integral.radius

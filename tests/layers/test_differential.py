@@ -99,6 +99,29 @@ def test_three_axes_and_mixed_derivatives():
     assert ((got - wanted).norm() / wanted.norm()).item() < 1e-5  # 3 (kh)^6/140 with k h <= 0.19
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("shape", [(16, 21), (24, 18)])
+def test_exact_derivatives_of_a_fourier_series(shape, depthwise):
+    """Of waves just below the grid's own, which no stencil differentiates; the Nyquist wave of even sizes is dropped."""
+    domain = Domain.periodic(2.0, 5.0)
+    layer = DifferentialConv(2, 2, 2, length=0.3, order=2, accuracy="exact", depthwise=depthwise).double()
+    grid = domain.grid(*shape)
+    x, y = grid.coordinates(dtype=torch.float64)
+    p, q = 7 * math.pi, 8 * 2 * math.pi / 5
+    shifts = torch.tensor([0.1, 1.3], dtype=torch.float64).view(1, 2, 1, 1)
+    terms = torch.stack(
+        [0.3 ** (a + b) * p**a * q**b * torch.sin(p * x + q * y + shifts + (a + b) * math.pi / 2) for a, b in layer.multi_indices]
+    )
+    wanted = torch.einsum("ck,kbcij->bcij" if depthwise else "ock,kbcij->boij", layer.weight, terms)
+    torch.testing.assert_close(layer(torch.sin(p * x + q * y + shifts), grid), wanted, rtol=0, atol=1e-11 * wanted.abs().max().item())
+    nyquist = (-1.0) ** torch.arange(24, dtype=torch.float64)[:, None].expand(24, 18)
+    torch.testing.assert_close(
+        layer(nyquist.expand(1, 2, 24, 18), domain.grid(24, 18)), torch.zeros(1, 2, 24, 18).double(), rtol=0, atol=1e-11
+    )
+    with pytest.raises(ValueError, match='accuracy="exact" needs a periodic domain, but axis x has walls'):
+        layer(torch.zeros(1, 2, 16, 16, dtype=torch.float64), Domain.box(1.0, 1.0).grid(16, 16))
+
+
 def test_stencils_of_the_textbooks():
     assert stencil(1, (0, 1, 2, 3, 4)) == pytest.approx([-25 / 12, 4, -3, 4 / 3, -1 / 4], abs=1e-15)
     assert stencil(2, (-2, -1, 0, 1, 2)) == pytest.approx([-1 / 12, 4 / 3, -5 / 2, 4 / 3, -1 / 12], abs=1e-15)

@@ -170,6 +170,7 @@ def test_many_blocks_are_one_product(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the compiler itself, where graphs meet
 @pytest.mark.parametrize("domain", [TORUS, DOMAINS["channel"]])
 def test_compiles_for_several_shapes(domain):
     layer = LocalIntegralConv(2, 3, PolarHats(3, 4), radius=0.37)

@@ -1,0 +1,176 @@
+"""LocalIntegralConv against neuraloperator's DISCO layer in nodal mode: CPU time of forward and backward, as ratios in one run.
+
+Both integrate over the same ball of radius 0.125 on the square of side 2 with the same piecewise linear functions, in float32 on
+one thread, each in its own process and in turns; the ratio is that of the best times. neuraloperator's layer for equidistant
+grids pads with zeros, transposes and flips its kernel, and has weights that no function belongs to; on a square grid its five
+living functions are ours in another order and of another size, which the comparison undoes before it asks for equal outputs
+away from the edge. "exact" is the same layer with the quadrature that does not depend on the grid.
+
+Growth: cost at 256 over cost at 64 must be at most that of n^2 log n, 16 * 8/6 = 21.3.
+
+neuraloperator's layer needs torch-harmonics 0.7.4. Run:
+
+    python benchmarks/local_integral_speed.py [sizes] [--path FOLDER_WITH_TORCH_HARMONICS]
+
+(default 64 128 256; writes benchmarks/results/local_integral_speed.json)
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+SIDE, RADIUS = 2.0, 0.125
+CHANNELS = {64: 16, 128: 16, 256: 8}
+ROUNDS = {64: 30, 128: 6, 256: 2}
+NAMES = ("neuraloperator", "nodal", "exact")
+RESULTS = Path(__file__).parent / "results" / "local_integral_speed.json"
+QUIET = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def best(step, rounds: int) -> float:
+    """Return the least CPU milliseconds of one call after a first."""
+    step()
+    times = []
+    for _ in range(rounds):
+        start = cpu()
+        step()
+        times.append(1e3 * (cpu() - start))
+    return min(times)
+
+
+def theirs(n: int):
+    from neuralop.layers.discrete_continuous_convolution import EquidistantDiscreteContinuousConv2d
+
+    channels = CHANNELS.get(n, 8)
+    options = {"kernel_shape": [3, 4], "domain_length": [SIDE, SIDE], "radius_cutoff": RADIUS, "bias": False}
+    return EquidistantDiscreteContinuousConv2d(channels, channels, in_shape=(n, n), out_shape=(n, n), **options)
+
+
+def ours(n: int, quadrature: str):
+    """Return the layer as a function of samples."""
+    from opkernels import Domain
+    from opkernels.layers import LocalIntegralConv, PolarHats
+
+    channels = CHANNELS.get(n, 8)
+    layer = LocalIntegralConv(channels, channels, PolarHats(3, 4), radius=RADIUS, quadrature=quadrature, bias=False)
+    grid = Domain.periodic(SIDE, SIDE).grid(n, n)
+    return layer, lambda x: layer(x, grid)
+
+
+def measure(name: str, n: int, rounds: int) -> dict:
+    """Time one contender."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    module, call = (theirs(n),) * 2 if name == "neuraloperator" else ours(n, name)
+    x = torch.randn(1, CHANNELS.get(n, 8), n, n, requires_grad=True)
+
+    def both():
+        module.zero_grad()
+        x.grad = None
+        call(x).sum().backward()
+
+    time = best(both, rounds)
+    return {"both": time, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def agreement(n: int) -> float:
+    """Return the largest difference of outputs away from the edge, over their size, with the weights carried over."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    peer = theirs(n).double()
+    layer, call = ours(n, "nodal")
+    layer.double()
+    with torch.no_grad():
+        layer.weight.copy_(_carried(peer, layer, n))
+        x = torch.randn(1, layer.in_channels, n, n, dtype=torch.float64)
+        rim = round(RADIUS * n / SIDE) + 1
+        inner = (..., slice(rim, -rim), slice(rim, -rim))
+        wanted, got = peer(x)[inner], call(x)[inner]
+    return ((wanted - got).abs().max() / wanted.abs().max()).item()
+
+
+def _carried(peer, layer, n: int):
+    """Return our weights that make the peer's stencil, by least squares on its response to an impulse."""
+    import torch
+
+    channels, m = layer.in_channels, round(RADIUS * n / SIDE)
+    impulse = torch.zeros(channels, channels, n, n, dtype=torch.float64)
+    impulse[range(channels), range(channels), n // 2, n // 2] = 1
+    window = (..., slice(n // 2 - m, n // 2 + m + 1), slice(n // 2 - m, n // 2 + m + 1))
+    stencil = peer(impulse)[window]  # (in, out, *)
+    one, call = ours(n, "nodal")
+    one.double().weight.zero_()
+    for k in range(one.kernel.size):
+        one.weight[k, 0, k] = 1  # function k alone, in output channel k
+    taps = call(impulse[:1])[0, : one.kernel.size][window]
+    solution = torch.linalg.lstsq(taps.flatten(1).T, stencil.flatten(2).flatten(0, 1).T).solution
+    return solution.T.unflatten(0, (channels, channels)).transpose(0, 1)
+
+
+def child(path: str | None, *arguments: str) -> dict:
+    """Run this script in a process of its own."""
+    paths = [p for p in (path, os.environ.get("PYTHONPATH")) if p]
+    environment = os.environ | QUIET | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+    answer = subprocess.run([sys.executable, __file__, "child", *arguments], env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise SystemExit(answer.stderr)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def compare(n: int, path: str | None) -> dict:
+    """Let the contenders take turns; return best times, ratios and the difference of outputs."""
+    times: dict = {}
+    for _ in range(2):
+        for name in NAMES:
+            if name == "neuraloperator" and n >= 256 and name in times:
+                continue  # tens of seconds a call
+            got = child(path, name, str(n), str(ROUNDS.get(n, 2)))
+            times[name] = {key: min(value, times.get(name, got)[key]) for key, value in got.items()}
+    ratio = {name: times["neuraloperator"]["both"] / times[name]["both"] for name in NAMES[1:]}
+    difference = child(path, "agreement", str(min(n, 64)))["difference"]
+    return {"n": n, "channels": CHANNELS.get(n, 8), "times": times, "ratio": ratio, "difference_at_64": difference}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", type=int, nargs="*", default=[64, 128, 256])
+    parser.add_argument("--path", help="folder in which torch-harmonics 0.7.4 was installed")
+    chosen = parser.parse_args()
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    for n in chosen.sizes:
+        row = compare(n, chosen.path)
+        for name, time in row["times"].items():
+            ratio = f"  {row['ratio'][name]:6.1f}x" if name in row["ratio"] else ""
+            print(f"{n}^2, {row['channels']} channels, {name:15} {time['both']:9.1f} ms, peak {time['peak_mb']:5.0f} MB{ratio}", flush=True)
+        print(f"largest difference of outputs at 64^2, relative: {row['difference_at_64']:.1e}")
+        rows = sorted([old for old in rows if old["n"] != n] + [row], key=lambda r: r["n"])
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        if sys.argv[2] == "agreement":
+            print(json.dumps({"difference": agreement(int(sys.argv[3]))}))
+        else:
+            print(json.dumps(measure(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    else:
+        main()
