@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain, Grid
+from opkernels.domains import Domain, Grid, table
 from opkernels.transforms import Basis, analyze, synthesize
 
 __all__ = ["diffusion_factor", "energy_share", "relative_error", "sobolev_weights", "squared_wave_numbers", "translate", "values_at"]
@@ -34,24 +34,33 @@ def squared_wave_numbers(bases: Sequence[Basis], domain: Domain, device=None, dt
     ValueError
         For polynomials, which are no waves.
     """
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for basis, axis in zip(bases, domain.axes, strict=True):
-        if basis.kind not in ("fourier", "cosine", "sine"):
-            raise ValueError(f'the basis "{basis.kind}" of axis {axis.name} has no wave numbers; choose fourier, cosine or sine')
-        step = (2 if basis.kind == "fourier" else 1) * math.pi / axis.length
-        kappa = step * torch.tensor(basis.orders, dtype=torch.float64, device=device)
-        total = total[..., None] + kappa.square()
-    return total.to(dtype or torch.get_default_dtype())
+    return _squared_wave_numbers(tuple(bases), domain, device=device, dtype=dtype)
 
 
 def diffusion_factor(bases: Sequence[Basis], domain: Domain, amount: float, device=None, dtype=None) -> Tensor:
     """Return exp(-amount |kappa|^2), (*sizes): what diffusion with the coefficient nu does in the time t, amount = nu t."""
-    return (-amount * squared_wave_numbers(bases, domain, device, torch.float64)).exp().to(dtype or torch.get_default_dtype())
+    return _diffusion_factor(tuple(bases), domain, amount, device=device, dtype=dtype)
 
 
 def sobolev_weights(bases: Sequence[Basis], domain: Domain, order: float, device=None, dtype=None) -> Tensor:
     """Return (1 + |kappa|^2)^order, (*sizes): weights of squared coefficients in the norm of H^order."""
     return (1 + squared_wave_numbers(bases, domain, device, torch.float64)).pow(order).to(dtype or torch.get_default_dtype())
+
+
+@table
+def _squared_wave_numbers(bases: tuple[Basis, ...], domain: Domain, device) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for basis, axis in zip(bases, domain.axes, strict=True):
+        if basis.kind not in ("fourier", "cosine", "sine"):
+            raise ValueError(f'the basis "{basis.kind}" of axis {axis.name} has no wave numbers; choose fourier, cosine or sine')
+        step = (2 if basis.kind == "fourier" else 1) * math.pi / axis.length
+        total = total[..., None] + (step * torch.tensor(basis.orders, dtype=torch.float64, device=device)).square()
+    return total
+
+
+@table
+def _diffusion_factor(bases: tuple[Basis, ...], domain: Domain, amount: float, device) -> Tensor:
+    return (-amount * squared_wave_numbers(bases, domain, device, torch.float64)).exp()
 
 
 def translate(z: Tensor, bases: Sequence[Basis], domain: Domain, shifts: Tensor) -> Tensor:

@@ -91,7 +91,6 @@ class T1(nn.Module):
 
     mask: Tensor | None
     scale: Tensor
-    decay: Tensor | None
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class T1(nn.Module):
         mask = None if self.modes.orders is None else self.modes.mask().to(torch.get_default_dtype())
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("scale", torch.tensor(math.sqrt(self.modes.count)))  # the trained one goes along with weights
-        self.register_buffer("decay", _decay(self, out_channels, diffusion), persistent=False)
+        self.diffusion = _checked_diffusion(self, out_channels, diffusion)
         self.activation = activation_named(activation)
         self.lift, self.lift_bias = Pointwise(in_channels, width, bias=False), ModeBias(width, self.bases, mixing)
         self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
@@ -183,8 +182,8 @@ class T1(nn.Module):
         for block in self.blocks:
             y = block(y, embedding)
         y = self.project(y if self.widen is None else self.activation(self.widen(y))) + self.output_bias()
-        if self.decay is not None:
-            y = y + self.decay * z
+        if self.diffusion is not None:
+            y = y + diffusion_factor(self.bases, self.domain, self.diffusion, z.device, z.dtype) * z
         return y if self.mask is None else y * self.mask
 
     def rollout(
@@ -278,7 +277,8 @@ def _modes(domain: Domain, n_modes: Sequence[int] | ModeSet | Mapping, basis: st
     return modes
 
 
-def _decay(model: T1, out_channels: int, diffusion: float | None) -> Tensor | None:
+def _checked_diffusion(model: T1, out_channels: int, diffusion: float | None) -> float | None:
+    """Return `diffusion`; refuse what is no amount, or cannot be applied."""
     if diffusion is None:
         return None
     if not diffusion >= 0 or not math.isfinite(diffusion):
@@ -287,9 +287,8 @@ def _decay(model: T1, out_channels: int, diffusion: float | None) -> Tensor | No
         raise ValueError(
             f"T1 got diffusion={diffusion:g} with {model.in_channels} channels in and {out_channels} out; a state needs as many out as in"
         )
-    if diffusion == 0:
-        return torch.ones([b.size for b in model.bases])
-    return diffusion_factor(model.bases, model.domain, diffusion)
+    diffusion_factor(model.bases, model.domain, diffusion)  # refuses polynomials
+    return diffusion
 
 
 def _blocks(model: T1, width: int, n_layers: int, activation: str, mixing: Mixing) -> list[nn.Module]:

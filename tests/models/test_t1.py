@@ -181,7 +181,7 @@ def test_a_rollout_in_coefficients_is_one_in_samples(periodic):
         wave, x = (2 if periodic else 1) * math.pi, domain.grid(16, 21).coordinates(dtype=torch.float64)
         u = (torch.cos(2 * wave * x[0]) * torch.cos(3 * wave * x[1] / 2)).expand(1, 2, 16, 21)
         decay = math.exp(-3 * 1e-2 * wave**2 * (4 + 9 / 4))
-        torch.testing.assert_close(model.double().rollout(u, 3)[:, 2], u * decay, rtol=0, atol=1e-7)
+        torch.testing.assert_close(model.double().rollout(u, 3)[:, 2], u * decay, rtol=0, atol=1e-12)
 
 
 def test_points_are_samples_of_the_output_anywhere():
@@ -234,20 +234,26 @@ def test_parameters_change_the_output_of_their_own_sample():
     assert (one[1] - two[1]).abs().max() > 1e-3
 
 
-def test_float32_and_autocast_stay_close_to_float64():
-    model, x = t1(hidden_channels=8), band_limited((32, 32), channels=2)
+@pytest.mark.parametrize("mixing", ["dense", "low_rank", "amortized", "unet", "local"])
+def test_float32_and_autocast_stay_close_to_float64(mixing):
+    model, x = t1(hidden_channels=8, mixing=mixing), band_limited((32, 32), channels=2)
     y = model(x)
     single = model.float()(x.float())
-    assert (single - y).norm() < 2e-6 * y.norm()
+    assert (single - y).norm() < 3e-6 * y.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(x.float())
     assert half.dtype == torch.float32 and (half - y).norm() < 0.03 * y.norm()
 
 
-def test_runs_on_fake_cuda_without_mixing_devices():
+@pytest.mark.parametrize("mixing", [Mixing("low_rank", 2, causal=True), "amortized", "unet", "local"])
+def test_runs_on_fake_cuda_without_mixing_devices(mixing):
     with fake_cuda():
-        model = T1(CHANNEL, 2, 3, n_modes=(9, 8), hidden_channels=8, n_layers=2, mixing=Mixing("low_rank", 2, causal=True))
-        assert model(torch.randn(2, 2, 16, 15), output_shape=(9, 9)).device.type == "cuda"
+        domain = TORUS if mixing == "local" else CHANNEL
+        model = T1(domain, 2, 2, n_modes=(9, 8), hidden_channels=8, n_layers=2, mixing=mixing, diffusion=0.1)
+        x = torch.randn(2, 2, 16, 15)
+        assert model(x, output_shape=(9, 9)).device.type == "cuda"
+        assert model(x, points=torch.rand(3, 2)).device.type == "cuda"
+        assert model.rollout(x, 2).device.type == "cuda"
 
 
 def test_learns_one_batch():
@@ -275,6 +281,7 @@ X = torch.zeros(1, 2, 8, 8)
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), n_parameters=-1), "T1 got n_parameters=-1; give 0 or more"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), diffusion=0.1), "2 channels in and 3 out; a state needs as many out as in"),
         (lambda: T1(CHANNEL, 2, 3, n_modes=(8, 8), mixing="local"), 'needs Fourier bases, but that of axis y is "cosine"; choose another'),
+        (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), basis="legendre", diffusion=0.1), '"legendre" of axis x has no wave numbers'),
         (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), diffusion=-1.0), "T1 got diffusion=-1.0; give viscosity times time step"),
         (lambda: T1(TORUS, 2, 3, n_modes=box(TORUS, (8, 8)), basis="cosine"), "which brings its own bases; leave basis out"),
         (lambda: T1(TORUS, 2, 3, n_modes=box(Domain.periodic(1.0), 8)), "a ModeSet of 1 axes on a 2-D domain"),
