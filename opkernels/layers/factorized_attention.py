@@ -69,7 +69,7 @@ def axis_means(z: Tensor, weights: Sequence[Tensor] | None) -> list[Tensor]:
 
 def _mean(z: Tensor, dim: int, weights: Sequence[Tensor] | None) -> Tensor:
     """Mean over one spatial dimension (1 is the first)."""
-    return z.mean(dim) if weights is None else torch.tensordot(z, weights[dim - 1], dims=([dim], [0]))
+    return z.mean(dim) if weights is None else z.movedim(dim, -1) @ weights[dim - 1]
 
 
 class _ContractFirst(torch.autograd.Function):
@@ -225,7 +225,8 @@ class FactorizedAttention(nn.Module):
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, _AxisProjection):
-                    last = module.out_ffn["fn"]["net"][-1]
+                    last = module.out_ffn.get_submodule("fn.net.3")
+                    assert isinstance(last, nn.Linear)
                     last.weight.div_(2)
                     last.bias.normal_()
 
@@ -245,19 +246,26 @@ class FactorizedAttention(nn.Module):
         u = x.movedim(1, -1)
         weights = _mean_weights(grid, u)
         unequal = None if self.legacy or grid.uniform else weights
-        z = self.in_norm(u, unequal)
-        kernels = [
-            self._kernel(a, _affine(g, *z[1:]), grid.domain.axes[a], weights[a], unequal and [unequal[a]])
-            for a, g in enumerate(axis_means(z[0], unequal))
-        ]
-        y = self.apply_kernels(self._values(*z), kernels).flatten(3)
+        held, kernels = self._values_and_kernels(u, grid, weights, unequal)
         points = None if unequal is None else functools.reduce(lambda a, b: a[..., None] * b, unequal).flatten()
         # The published variance is over n - 1: a norm over n with another eps, times a factor.
-        ratio = 1 - 1 / y[0, 0].numel() if self.legacy else 1.0
-        matrix = self.to_out[1].weight * ratio**0.5
+        ratio = 1 - 1 / held[0][0, 0].numel() if self.legacy else 1.0
+        # Nested, so that at most two tensors of the size of the values are alive at a time.
+        y = normalized(self.apply_kernels(held.pop().contiguous(), kernels).flatten(3), points, 1e-8 * ratio)
         # As matrix times field, whose gradient then lies in memory as the field does.
-        o = torch.bmm(matrix.expand(len(y), -1, -1), normalized(y, points, 1e-8 * ratio)).transpose(1, 2)
+        o = torch.bmm((self.to_out[1].weight * ratio**0.5).expand(len(y), -1, -1), y).transpose(1, 2)
         return self.to_out[2:](o).view(u.shape).movedim(-1, 1)
+
+    def _values_and_kernels(
+        self, u: Tensor, grid: Grid, weights: Sequence[Tensor], unequal: Sequence[Tensor] | None
+    ) -> tuple[list[Tensor], list[Kernel]]:
+        """Return the values (B, H, *S, c), in a list of one so that the caller can let go of them, and a kernel per axis."""
+        z, factor, shift = self.in_norm(u, unequal)
+        kernels = [
+            self._kernel(a, _affine(g, factor, shift), grid.domain.axes[a], weights[a], unequal and [unequal[a]])
+            for a, g in enumerate(axis_means(z, unequal))
+        ]
+        return [self._values(z, factor, shift)], kernels
 
     def _values(self, z: Tensor, factor: Tensor | None, shift: Tensor | None) -> Tensor:
         """V applied to the normalized field, heads first: (B, H, *S, c)."""
@@ -266,7 +274,7 @@ class FactorizedAttention(nn.Module):
             v = self.to_v(flat)
         else:
             v = torch.baddbmm(self.to_v(shift).expand(len(z), 1, -1), flat, (matrix * factor[:, None]).transpose(1, 2))
-        return v.view(*z.shape[:-1], self.n_heads, -1).movedim(-2, 1).contiguous()
+        return v.view(*z.shape[:-1], self.n_heads, -1).movedim(-2, 1)
 
     def _kernel(self, a: int, g: Tensor, axis: Axis, w: Tensor, unequal: Sequence[Tensor] | None) -> Kernel:
         """Return queries and weighted keys of one axis, both (B, H, S_m, d_k)."""
@@ -313,7 +321,8 @@ class _AxisProjection(nn.Module):
 
     def forward(self, g: Tensor, weights: Sequence[Tensor] | None) -> Tensor:
         """Return h (B, S_m, C) for g of that shape."""
-        return self.out_ffn["fn"]["net"](_affine(*self.out_ffn["norm"](self.to_in(g), weights)))
+        norm, net = (self.out_ffn.get_submodule(name) for name in ("norm", "fn.net"))
+        return net(_affine(*norm(self.to_in(g), weights)))
 
 
 class _AxisKernel(nn.Module):
@@ -350,6 +359,8 @@ class _Harmonics(nn.Module):
 
 class _PublishedPositions(nn.Module):
     """64/10000^(2j/d_k) radians per unit of length, whatever the domain and its period."""
+
+    inv_freq: Tensor
 
     def __init__(self, d_k: int):
         super().__init__()

@@ -1,6 +1,8 @@
 """FactFormer: window and frames, latent march, conditioning, checkpointing, save and load, compile, refusals."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from opkernels.domains import Axis, Domain
 from opkernels.models.factformer import FactFormer, LatentMarch
 from opkernels.normalization import Normalization
 from opkernels.training import Options, Regime
+from opkernels.training.config import read_config
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 TORUS = Domain.periodic(1.0, 2.0)
 CHANNEL = Domain((Axis(-1, 1, periodic=True, points="node"), Axis(0, 3)))
@@ -96,7 +101,7 @@ def test_checkpointing_keeps_gradients_and_saves_memory():
 
 @pytest.mark.filterwarnings("ignore")
 def test_compiles_without_breaks_and_gives_the_same():
-    model, x = factformer(n_layers=1).float(), torch.randn(2, 2, 12, 10)
+    model, x = factformer(Domain.box(1.0), n_layers=1).float(), torch.randn(2, 2, 12)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     y = compiled(x)
     torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-5)
@@ -132,7 +137,7 @@ def test_learns_one_batch():
     model, x = factformer(hidden_channels=16).float(), band_limited((16, 16), channels=2, batch=2, dtype=torch.float32)
     y = x.roll(3, 2)[:, :1] * x[:, 1:] + torch.zeros(1, 3, 1, 1)
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = (model(x) - y).square().mean()
         loss.backward()
@@ -167,6 +172,18 @@ def test_several_frames_train_by_the_regimes(kind):
         options=Options(keep="last"),
     )
     assert surrogate.rollout(data.read()[:, 0].float(), 6).shape == (4, 6, 1, 8, 8)
+
+
+def test_example_learns_frames_that_no_grid_changes():
+    errors = runpy.run_path(str(EXAMPLES / "factformer.py"))["main"]()
+    assert errors[32] < 0.25 and abs(errors[96] - errors[32]) < 2e-3
+
+
+def test_configuration_is_read_and_fits_its_model():
+    config = read_config(EXAMPLES / "configs" / "factformer.yaml")
+    assert config.model.name == "FactFormer"
+    assert config.training.bundle % config.model.arguments["n_steps"] == 0
+    assert 2 * config.model.arguments["bandwidth"] < min(config.data.resolution or ())
 
 
 X = torch.zeros(1, 10, 8, 8, dtype=torch.float64)
