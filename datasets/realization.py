@@ -5,7 +5,6 @@ Every number and field is a function of (seed, sample), never of the batch or th
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,8 +156,9 @@ def solve_samples(recipe: Recipe, samples: range) -> dict[str, Tensor]:
     try:
         solution = _solve(recipe, inputs, dtype, recipe.dt)
     except solvers.SolverError as error:
-        renamed = re.sub(r"\bsample (\d+)", lambda found: f"sample {samples[int(found[1])]}", str(error), count=1)
-        raise solvers.SolverError(renamed) from error
+        if error.sample is None:
+            raise
+        raise error.renumbered(samples[error.sample]) from error
     bad = (~torch.isfinite(solution)).flatten(1).any(dim=1).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"{recipe.solver}: the solution of sample {samples[bad[0]]} holds a NaN or infinity; look at its parameters")

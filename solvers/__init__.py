@@ -16,6 +16,7 @@ from opkernels.solvers.random_functions import RandomBumps, RandomWaves
 from opkernels.solvers.random_vorticity import RandomVorticity
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
+from opkernels.solvers.stochastic_forcing import RingForcing
 from opkernels.solvers.wave import Wave2D
 from opkernels.solvers.wave_mesh import MeshWave2D
 
@@ -34,6 +35,7 @@ __all__ = [
     "RandomBumps",
     "RandomVorticity",
     "RandomWaves",
+    "RingForcing",
     "SolverError",
     "SpectralWave",
     "Wave2D",

@@ -17,7 +17,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
+from opkernels.solvers.deferred_correction import CORRECTED
 from opkernels.solvers.spectral import Modes, Semilinear, SpectralSolver, parameter, per_sample
+from opkernels.solvers.tables import METHODS
 
 __all__ = ["AllenCahn"]
 
@@ -32,7 +34,8 @@ class AllenCahn(SpectralSolver):
     epsilon : float or Tensor (B,)
         ε > 0.
     method : str
-        "ETDRK4" (default).
+        "ETDRK4" (default); "DC3" and "DC4" are implicit: a step costs at least three times as much, and may be as long as
+        the pattern is at rest (`solvers/deferred_correction.py`).
 
     Notes
     -----
@@ -41,6 +44,7 @@ class AllenCahn(SpectralSolver):
     """
 
     fields = ("u",)
+    schemes = (*METHODS, *CORRECTED)
 
     def __init__(self, domain: Domain, *, epsilon: float | Tensor, method: str = "ETDRK4"):
         super().__init__(domain, method)

@@ -92,5 +92,5 @@ def require_finite(name: str, out: Tensor, times: Sequence[float], cause: str) -
     good = out.detach().isfinite().flatten(2).all(dim=2)
     if not good.all():
         sample, step = (~good).nonzero()[0].tolist()
-        raise SolverError(f"{name}: sample {sample} is not finite at t={times[step]:.6g}; {cause}")
+        raise SolverError(f"{name}: sample {sample} is not finite at t={times[step]:.6g}; {cause}", sample=sample)
     return out

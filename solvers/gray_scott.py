@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
+from opkernels.solvers.deferred_correction import CORRECTED
 from opkernels.solvers.spectral import Modes, Semilinear, SpectralSolver, parameter, per_sample
+from opkernels.solvers.tables import METHODS
 
 __all__ = ["GrayScott"]
 
@@ -40,7 +42,8 @@ class GrayScott(SpectralSolver):
     diffusivity : pair of float or Tensor (B,)
         D_A and D_B, not negative.
     method : str
-        "ETDRK4" (default).
+        "ETDRK4" (default); "DC3" and "DC4" are implicit: a step costs at least three times as much, and may be as long as
+        the pattern is at rest (`solvers/deferred_correction.py`).
 
     Notes
     -----
@@ -50,6 +53,7 @@ class GrayScott(SpectralSolver):
     """
 
     fields = ("a", "b")
+    schemes = (*METHODS, *CORRECTED)
 
     def __init__(
         self,

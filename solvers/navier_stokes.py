@@ -27,6 +27,7 @@ operator for parametric partial differential equations, arXiv:2010.08895 (the da
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.spectral import Modes, SpectralSolver, parameter, per_sample, sample_forcing
+from opkernels.solvers.stochastic_forcing import RingForcing, evolve_kicked
 
 __all__ = ["NavierStokes2D"]
 
@@ -58,6 +60,8 @@ class NavierStokes2D(SpectralSolver):
         U, a uniform velocity that carries the vorticity.
     viscosity_order : int
         p in -ν (-Δ)^p ω: 1 for viscosity, 2 and more for hyperviscosity (ν in length^2p/time).
+    stirring : RingForcing, optional
+        Stochastic forcing on a ring of wave numbers, besides `forcing`.
     method : str
         "IFRK4" (default) or "ETDRK4", both self-starting; "IFAB4" is cheaper by about 1.5 at equal
         error where accuracy, not stability, sets the step.
@@ -92,6 +96,7 @@ class NavierStokes2D(SpectralSolver):
         drag: float | Tensor = 0.0,
         mean_flow: tuple[float, float] = (0.0, 0.0),
         viscosity_order: int = 1,
+        stirring: RingForcing | None = None,
         method: str = "IFRK4",
     ):
         super().__init__(domain, method)
@@ -104,15 +109,14 @@ class NavierStokes2D(SpectralSolver):
             raise ValueError(f"NavierStokes2D got viscosity_order={viscosity_order!r}; give a whole number of at least 1")
         self.viscosity_order = viscosity_order
         self.forcing = forcing
+        if not isinstance(stirring, (RingForcing, type(None))):
+            raise ValueError(f"NavierStokes2D got stirring={stirring!r}; give a RingForcing or leave None")
+        self.stirring = stirring
+        if stirring is not None:
+            self._march = functools.partial(evolve_kicked, march=self._march, forcing=stirring)
 
     def _bind(self, grid: Grid, u0: Tensor) -> _Vorticity:
         return _Vorticity(self, grid, u0)
-
-    def rhs(self, w: Tensor, t: float = 0.0) -> Tensor:
-        """Return ∂ω/∂t of vorticity (B, 1, N_x, N_y) at time t, on the dealiased modes."""
-        problem = self._bind(self.domain.grid_of(w), w)
-        state = problem.encode(w)
-        return problem.decode(problem.nonlinear(state, t) + problem.symbol.to(w.dtype) * state)
 
     def velocity(self, w: Tensor) -> Tensor:
         """Return the velocity (..., 2, N_x, N_y) of vorticity (..., 1, N_x, N_y), mean flow included."""
@@ -193,6 +197,8 @@ class _Vorticity:
     def __init__(self, solver: NavierStokes2D, grid: Grid, w: Tensor):
         modes = Modes(grid, device=w.device, dtype=w.dtype, degree=2)
         self.modes = modes
+        if solver.stirring is not None:
+            solver.stirring.modes(grid)  # refuses a grid that does not carry them
         kx, ky, k2, mask = (table.mT for table in (*modes.k, modes.k2, modes.mask))
         batch = len(w)
         viscosity = per_sample(solver.viscosity, "viscosity", batch, grid, w.device)
@@ -220,6 +226,11 @@ class _Vorticity:
     def decode(self, w_hat: Tensor) -> Tensor:
         """Return the vorticity (B, 1, N_x, N_y) of a state."""
         return self.modes.to_grid(w_hat.mT)
+
+    def increment(self, forcing: RingForcing, m: int, w_hat: Tensor) -> Tensor:
+        """Return the increment number m of a stochastic forcing, shaped like the state."""
+        modes = self.modes
+        return forcing.kick(m, modes.grid, len(w_hat), device=modes.device, dtype=modes.dtype, columns=modes.columns).mT
 
     def velocity(self, w_hat: Tensor) -> Tensor:
         """Return u and v on the grid, (B, 2, N_x, N_y)."""

@@ -1,23 +1,26 @@
 """The frame of every periodic solver: Fourier modes of real fields, checks at the boundary, and `solve`.
 
 Coefficients are amplitudes (``norm="forward"``): u(x) = Σ_n û_n exp(2πi n·x / L), so they do not
-depend on the resolution. Only one half of the last axis is stored, and of it only the columns that
-survive dealiasing. A product of `degree` fields is free of aliasing on the modes with
-(degree + 1) |n| < N on each axis, strictly: at N divisible by 3 the mode N/3 would still be hit.
+depend on the resolution. Only one half of the last axis is stored, and of it, in two dimensions and
+more, only the columns that survive dealiasing (in one dimension the cut costs more than it saves). A
+product of `degree` fields is free of aliasing on the modes with (degree + 1) |n| < N on each axis,
+strictly: at N divisible by 3 the mode N/3 would still be hit.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid, table
+from opkernels.solvers.checks import check_evolution
+from opkernels.solvers.deferred_correction import CORRECTED, evolve_corrected
 from opkernels.solvers.stepping import evolve
-from opkernels.solvers.tables import METHODS
+from opkernels.solvers.tables import METHODS, RungeKutta
 
 __all__ = ["Modes", "Semilinear", "SpectralSolver", "parameter", "per_sample", "sample_forcing"]
 
@@ -45,11 +48,11 @@ class Modes:
 
     def __init__(self, grid: Grid, *, device, dtype: torch.dtype, degree: int = 2):
         self.grid, self.device, self.dtype = grid, device, dtype
-        self.columns = (grid.shape[-1] - 1) // (degree + 1) + 1
+        self.columns = (grid.shape[-1] - 1) // (degree + 1) + 1 if grid.ndim > 1 else grid.shape[-1] // 2 + 1
         k = grid.wavenumbers(device=device, dtype=torch.float64)
         self.k = (*k[:-1], k[-1][..., : self.columns])
         self.k2 = sum(q * q for q in self.k)
-        self.mask = _kept(grid.shape[:-1], self.columns, degree, device=device, dtype=torch.float64)
+        self.mask = _kept(grid.shape, self.columns, degree, device=device, dtype=torch.float64)
         self.axes = tuple(range(-grid.ndim, -1))
 
     @property
@@ -62,19 +65,20 @@ class Modes:
         """Weight of each stored mode in a sum over all modes: 2, but 1 where the last wave number is 0."""
         return torch.where(self.k[-1] == 0, 1.0, 2.0).to(torch.float64)
 
+    def transform(self, u: Tensor) -> Tensor:
+        """Return the stored coefficients of fields (..., *spatial), those that are not kept included."""
+        u_hat = torch.fft.rfft(u, dim=-1, norm="forward")
+        return torch.fft.fftn(u_hat[..., : self.columns], dim=self.axes, norm="forward") if self.axes else u_hat
+
     def to_modes(self, u: Tensor) -> Tensor:
         """Return the kept coefficients of fields (..., *spatial); other modes are zero."""
-        u_hat = torch.fft.rfft(u, dim=-1, norm="forward")[..., : self.columns]
-        if self.axes:
-            u_hat = torch.fft.fftn(u_hat, dim=self.axes, norm="forward")
-        return u_hat * self.mask.to(self.dtype)
+        return self.transform(u) * self.mask.to(self.dtype)
 
     def to_grid(self, u_hat: Tensor) -> Tensor:
         """Return the fields (..., *spatial) of coefficients (..., *modes)."""
-        u_hat = torch.nn.functional.pad(u_hat, (0, self.grid.shape[-1] // 2 + 1 - self.columns))
         if self.axes:
             u_hat = torch.fft.ifftn(u_hat, dim=self.axes, norm="forward")
-        return torch.fft.irfft(u_hat, n=self.grid.shape[-1], dim=-1, norm="forward")
+        return torch.fft.irfft(u_hat, n=self.grid.shape[-1], dim=-1, norm="forward")  # which pads with zeros
 
 
 class Semilinear:
@@ -99,16 +103,15 @@ class Semilinear:
     def __init__(self, modes: Modes, symbol: Tensor, reaction: Callable, speed: Callable, *, factor: Tensor | None = None, forcing=None):
         self.modes, self.symbol, self.reaction, self.speed = modes, symbol, reaction, speed
         self.encode, self.decode = modes.to_modes, modes.to_grid
-        self.factor = None if factor is None else factor.to(modes.dtype.to_complex() if factor.is_complex() else modes.dtype)
+        factor = modes.mask if factor is None else modes.mask * factor
+        self.factor = factor.to(modes.dtype.to_complex() if factor.is_complex() else modes.dtype)
         self.driven = callable(forcing) and not isinstance(forcing, Tensor)
         self.forcing = forcing
         self.steady = modes.to_modes(forcing) if isinstance(forcing, Tensor) else None
 
     def nonlinear(self, state: Tensor, t: float) -> Tensor:
         """Return the transform of N(u), of the forcing added."""
-        result = self.encode(self.reaction(self.decode(state)))
-        if self.factor is not None:
-            result = result * self.factor
+        result = self.modes.transform(self.reaction(self.decode(state))) * self.factor
         if self.steady is not None:
             result = result + self.steady
         return result + self.encode(self.forcing(t)) if self.driven else result
@@ -128,12 +131,12 @@ def per_sample(value: float | Tensor, name: str, batch: int, grid: Grid, device)
 
 
 @table
-def _kept(rows: tuple[int, ...], columns: int, degree: int, device) -> Tensor:
-    mask = torch.ones(*rows, columns, dtype=torch.float64, device=device)
-    for axis, n in enumerate(rows):
-        i = torch.arange(n, device=device)
+def _kept(shape: tuple[int, ...], columns: int, degree: int, device) -> Tensor:
+    mask = torch.ones(*shape[:-1], columns, dtype=torch.float64, device=device)
+    for axis, (n, stored) in enumerate(zip(shape, mask.shape, strict=True)):
+        i = torch.arange(stored, device=device)
         inside = (degree + 1) * torch.minimum(i, n - i) < n
-        mask = mask * inside.to(torch.float64).reshape([-1 if a == axis else 1 for a in range(len(rows) + 1)])
+        mask = mask * inside.to(torch.float64).reshape([-1 if a == axis else 1 for a in range(len(shape))])
     return mask
 
 
@@ -215,7 +218,10 @@ def _takes_time(function: Callable, ndim: int) -> bool:
     if code is None:  # a functools.partial or a builtin: ask its signature
         import inspect
 
-        return len(inspect.signature(function).parameters) > ndim
+        try:
+            return len(inspect.signature(function).parameters) > ndim
+        except ValueError:  # torch.sin and the like tell no signature; they take coordinates
+            return False
     count = code.co_argcount - (1 if code.co_varnames[:1] == ("self",) else 0)
     return count > ndim
 
@@ -244,9 +250,20 @@ class SpectralSolver:
         if method not in self.schemes:
             raise ValueError(f"{name} got method={method!r}; choose one of {', '.join(self.schemes)}")
         self.domain, self.method = domain, method
+        if method in CORRECTED:
+            self._march = functools.partial(evolve_corrected, order=CORRECTED[method])
+        else:
+            self._march = functools.partial(evolve, table=METHODS[method])
 
     def _bind(self, grid: Grid, u0: Tensor):
         raise NotImplementedError
+
+    def rhs(self, u: Tensor, t: float = 0.0) -> Tensor:
+        """Return ∂u/∂t of fields (B, C, *spatial) at time t, on the dealiased modes."""
+        problem = self._bind(self.domain.grid_of(u), u)
+        state = problem.encode(u)
+        symbol = problem.symbol.to(state.dtype if problem.symbol.is_complex() else u.dtype)
+        return problem.decode(problem.nonlinear(state, t) + symbol * state)
 
     def solve(self, u0: Tensor, times: Sequence[float] | Tensor | np.ndarray, *, t0: float = 0.0, dt: float | None = None) -> Tensor:
         """Solve from the state `u0` at time `t0` and return the state at each of `times`.
@@ -261,9 +278,10 @@ class SpectralSolver:
         t0 : float
             Time of u0; it matters where the forcing depends on time.
         dt : float, optional
-            Longest time step, used as it is (each way to the next requested time is split evenly).
-            By default the solver chooses a step that is stable and whose error is below about 1e-5
-            on smooth problems; all samples of a batch share it.
+            Longest time step, used as it is (each way to the next requested time is split evenly);
+            a one-step scheme then goes on from any answer to the same bits as without a stop. By
+            default the solver chooses a step that is stable and whose error is below about 1e-5 on
+            smooth problems; all samples of a batch share it.
 
         Returns
         -------
@@ -278,49 +296,25 @@ class SpectralSolver:
         SolverError
             When a sample blows up; the message names it, the time and the likely cause.
         """
-        grid, times = self._check(u0, times, t0, dt)
+        grid, times = check_evolution(type(self).__name__, self.domain, self.fields, u0, times, t0, dt)
         problem = self._bind(grid, u0)
         known = u0[:, None][:, : int(times[0] == t0)]
-        states = evolve(
-            problem,
-            problem.encode(u0),
-            times[known.shape[1] :],
-            t0=float(t0),
-            dt=dt,
-            table=METHODS[self.method],
-            describe=lambda: type(self).__name__,
-        )
+        answers = self._answers(problem, u0, times[known.shape[1] :], float(t0), dt)
         if torch.is_grad_enabled():
-            return torch.cat([known, *(problem.decode(state)[:, None] for state in states)], dim=1)
+            return torch.cat([known, *(u[:, None] for u in answers)], dim=1)
         out = u0.new_empty(u0.shape[0], len(times), *u0.shape[1:])
         out[:, : known.shape[1]] = known
-        for i, state in enumerate(states, start=known.shape[1]):
-            out[:, i] = problem.decode(state)
+        for i, u in enumerate(answers, start=known.shape[1]):
+            out[:, i] = u
         return out
 
-    def _check(self, u0: Tensor, times, t0: float, dt: float | None) -> tuple[Grid, list[float]]:
-        name = type(self).__name__
-        shape = f"(batch, {len(self.fields)}, {', '.join(self.domain.names)})"
-        if not isinstance(u0, Tensor) or u0.ndim != self.domain.ndim + 2 or u0.shape[1] != len(self.fields) or not len(u0):
-            got = tuple(u0.shape) if isinstance(u0, Tensor) else type(u0).__name__
-            raise ValueError(f"{name}.solve got u0 {got}; expected a tensor {shape} with channels {', '.join(self.fields)}")
-        if u0.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}.solve got u0 in {u0.dtype}; use float32 or float64")
-        bad = (~torch.isfinite(u0)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-        if bad:
-            raise ValueError(f"{name}.solve got u0 with a NaN or infinity in sample {bad[0]}; look at the initial fields")
-        if dt is not None and not (isinstance(dt, (int, float)) and math.isfinite(dt) and dt > 0):
-            raise ValueError(f"{name}.solve got dt={dt!r}; give a positive time step or leave None")
-        return self.domain.grid_of(u0), _increasing(name, times, t0)
-
-
-def _increasing(name: str, times, t0: float) -> list[float]:
-    values = np.asarray(times.detach().cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"{name}.solve got times of shape {values.shape}; give a sequence of finite times, at least one")
-    if (np.diff(values) <= 0).any():
-        i = int((np.diff(values) <= 0).argmax())
-        raise ValueError(f"{name}.solve got times that do not increase: {values[i]:g} is followed by {values[i + 1]:g}")
-    if values[0] < t0:
-        raise ValueError(f"{name}.solve got times from {values[0]:g} on, before t0={t0:g}; ask for times at or after t0")
-    return values.tolist()
+    def _answers(self, problem, u0: Tensor, times: Sequence[float], t0: float, dt: float | None) -> Iterator[Tensor]:
+        """Yield the fields at each of `times`."""
+        march = functools.partial(self._march, problem, dt=dt, describe=lambda: type(self).__name__)
+        if dt is None or not isinstance(METHODS.get(self.method), RungeKutta):  # their memory goes from time to time
+            yield from map(problem.decode, march(problem.encode(u0), times, t0=t0))
+            return
+        for time in times:  # each from the fields at the one before, so that a run goes on from any of them to the same bits
+            (state,) = march(problem.encode(u0), [time], t0=t0)
+            u0, t0 = problem.decode(state), time
+            yield u0

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from opkernels.solvers.tables import IFRK4, AdamsBashforth, RungeKutta, Terms
+from opkernels.solvers.tables import AdamsBashforth, RungeKutta, Terms
 
 __all__ = ["Problem", "SolverError", "evolve", "phi"]
 
@@ -40,7 +40,23 @@ _SMALLEST = 1e-7  # of the way to the next requested time
 
 
 class SolverError(ValueError):
-    """A solution left the finite numbers; the message names the sample, the time and the likely cause."""
+    """A solution left the finite numbers or was not found; the message names the sample, the time and the likely cause.
+
+    Parameters
+    ----------
+    message : str
+        One sentence, with "sample {number}" in it where `sample` is given.
+    sample : int, optional
+        Number of the sample in the batch.
+    """
+
+    def __init__(self, message: str, *, sample: int | None = None):
+        super().__init__(message)
+        self.sample = sample
+
+    def renumbered(self, sample: int) -> SolverError:
+        """Return the same error about another number, that of the sample in a whole of which the batch was a part."""
+        return SolverError(str(self).replace(f"sample {self.sample}", f"sample {sample}", 1), sample=sample)
 
 
 class Problem(Protocol):
@@ -59,109 +75,165 @@ class Problem(Protocol):
 
 
 def phi(k: int, z: Tensor) -> Tensor:
-    """Return φ_k(z) for k = 0 .. 3, real or complex z, with a relative error of about 1e-15.
+    """Return φ_k(z), k >= 0, for real or complex z, to a relative error of about 1e-15 (1e-14 for k = 4).
 
-    φ_0 = e^z, φ_1 = (e^z - 1)/z, φ_2 = (e^z - 1 - z)/z², φ_3 = (e^z - 1 - z - z²/2)/z³. The series
-    is summed for |z| < 1 and the recurrence used beyond; contour means, the usual alternative, lose
-    all digits for complex z near the unit circle. Differentiable.
+    φ_0 = e^z, φ_1 = (e^z - 1)/z, φ_2 = (e^z - 1 - z)/z², φ_3 = (e^z - 1 - z - z²/2)/z³ and so on. The
+    series is summed for |z| < 1 and the recurrence used beyond; contour means, the usual alternative,
+    lose all digits for complex z near the unit circle. Differentiable.
     """
-    if k == 0:
-        return torch.exp(z)
+    return _phis(k, z)[k]
+
+
+def _phis(last: int, z: Tensor) -> list[Tensor]:
+    """Return φ_0(z) .. φ_last(z): upwards by φ_{k+1} = (φ_k - 1/k!)/z for |z| >= 1, downwards from the series of φ_last for |z| < 1."""
+    if last == 0:
+        return [torch.exp(z)]
     small = z.abs() < 1
     near = torch.where(small, z, torch.zeros_like(z))
-    series = torch.full_like(near, 1 / math.factorial(20 + k))
-    for j in range(19, -1, -1):
-        series = series * near + 1 / math.factorial(j + k)
     far = torch.where(small, torch.ones_like(z), z)
-    value = torch.expm1(far) / far
-    for j in range(1, k):
-        value = (value - 1 / math.factorial(j)) / far
-    return torch.where(small, series, value)
+    low = torch.full_like(near, 1 / math.factorial(20))
+    for j in range(19, last - 1, -1):
+        low = low * near + 1 / math.factorial(j)
+    lows = [low]
+    for k in range(last - 1, 0, -1):
+        lows.append(lows[-1] * near + 1 / math.factorial(k))
+    high = torch.expm1(far) / far
+    values = [torch.exp(z), torch.where(small, lows[-1], high)]
+    for k in range(1, last):
+        high = (high - 1 / math.factorial(k)) / far
+        values.append(torch.where(small, lows[last - 1 - k], high))
+    return values
 
 
 class _Coefficients:
-    """The coefficients of a table for one problem, one step h and one dtype of the state."""
+    """The coefficients of a table for one problem, one step h and one dtype of the state.
+
+    Where the symbol is real they multiply both parts of a complex state, which is then worked on as
+    pairs of real numbers: `view` and `unview` change between the two.
+    """
 
     def __init__(self, symbol: Tensor, h: float, state: Tensor):
         self.z, self.h = symbol * h, h
         self.pairs = state.is_complex() and not symbol.is_complex()
         self.dtype = state.dtype if symbol.is_complex() else state.real.dtype
-        self.phi = functools.lru_cache(maxsize=None)(lambda k, c: phi(k, c * self.z))
-        self.cache: dict[tuple[Terms, bool], Tensor | float] = {}
+        self.phis: dict[float, list[Tensor]] = {}
+        self.decays: dict[float, Tensor] = {}
+        self.rows: dict[tuple[Terms, ...], list[Tensor | float | None]] = {}
 
-    def __call__(self, terms: Terms, scaled: bool = True) -> Tensor | float:
-        """Return Σ weight φ_k(c z), times h where `scaled`; a plain number where z has no part in it."""
-        if (terms, scaled) not in self.cache:
-            self.cache[terms, scaled] = self._build(terms, self.h if scaled else 1.0)
-        return self.cache[terms, scaled]
+    def row(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
+        """Return h Σ weight φ_k(c z) for each entry of a row; a plain number where z has no part in it, None for zero."""
+        if row not in self.rows:
+            self.rows[row] = self._build(row)
+        return self.rows[row]
 
-    def _build(self, terms: Terms, factor: float) -> Tensor | float:
-        if all(k == 0 and c == 0 for _, k, c in terms):
-            return factor * sum(w for w, _, _ in terms)
-        value = factor * sum(w * self.phi(k, float(c)) for w, k, c in terms)
+    def _build(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
+        """One product of the weights (entries, functions) with the φ-functions (functions, *shape of z)."""
+        functions = sorted({(k, c) for terms in row for _, k, c in terms})
+        values: list[Tensor | float | None]
+        if all(k == 0 and c == 0 for k, c in functions):
+            return [self.h * sum(w for w, _, _ in terms) if terms else None for terms in row]
+        weights = [[self.h * sum(w for w, *f in terms if tuple(f) == function) for function in functions] for terms in row]
+        phis = torch.stack([self._phi(k, c) for k, c in functions])
+        values = list(self._cast(torch.tensordot(torch.tensor(weights, device=phis.device, dtype=phis.dtype), phis, 1)))
+        for i, terms in enumerate(row):
+            if not terms:
+                values[i] = None
+            elif all(k == 0 and c == 0 for _, k, c in terms):
+                values[i] = self.h * sum(w for w, _, _ in terms)
+        return values
+
+    def _cast(self, value: Tensor) -> Tensor:
         value = value.to(self.dtype)
         return value[..., None].expand(*value.shape, 2).contiguous() if self.pairs else value  # one real factor for both parts
 
-    def propagate(self, c: float, state: Tensor) -> Tensor:
-        """Return φ_0(c z) u in the view that `accumulate` works on."""
-        state = torch.view_as_real(state) if self.pairs else state
-        return state if c == 0 else state * self(((1.0, 0, float(c)),), False)
+    def _phi(self, k: int, c: float) -> Tensor:
+        if len(self.phis.get(c, ())) <= k:
+            self.phis[c] = _phis(4 if k else 0, c * self.z)
+        return self.phis[c][k]
 
-    def accumulate(self, base: Tensor, row: Sequence[Terms], slopes: Sequence[Tensor], *, fresh: bool = False) -> Tensor:
-        """Return base + h Σ row_j(z) N_j as a state; `fresh` says that base may be overwritten."""
-        for terms, slope in zip(row, slopes, strict=False):
-            if not terms:
-                continue
-            factor = self(terms)
-            slope = torch.view_as_real(slope) if self.pairs else slope
-            if isinstance(factor, float):
-                base = base.add_(slope, alpha=factor) if fresh else torch.add(base, slope, alpha=factor)
-            else:
-                base = base.addcmul_(slope, factor) if fresh else torch.addcmul(base, slope, factor)
-            fresh = True
-        return torch.view_as_complex(base) if self.pairs else base
+    def decay(self, c: float) -> Tensor | float:
+        """Return φ_0(c z), which propagates a view; 1 for c = 0."""
+        if c not in self.decays:
+            self.decays[c] = self._cast(self._phi(0, c)) if c else 1.0
+        return self.decays[c]
+
+    def view(self, state: Tensor) -> Tensor:
+        """Return a state as the coefficients multiply it."""
+        return torch.view_as_real(state) if self.pairs else state
+
+    def unview(self, state: Tensor) -> Tensor:
+        """Return the state behind a view."""
+        return torch.view_as_complex(state) if self.pairs else state
 
 
-def _runge_kutta(table: RungeKutta, problem: Problem, tables: _Coefficients, u: Tensor, t: float, first: Tensor | None):
-    """Take one step; return the new state and the slopes of all stages."""
-    slopes = [problem.nonlinear(u, t) if first is None else first]
-    bases: dict[float, Tensor] = {}
-    for c, row in zip(table.nodes[1:], table.stages[1:], strict=True):
-        if c not in bases:
-            bases[c] = tables.propagate(c, u)
-        slopes.append(problem.nonlinear(tables.accumulate(bases[c], row, slopes), t + c * tables.h))
-    end = bases.get(1.0)
-    end = tables.propagate(1.0, u) if end is None else end
-    return tables.accumulate(end, table.weights, slopes), slopes
+def _accumulate(base: Tensor, row: Sequence[Tensor | float | None], slopes: Sequence[Tensor], *, fresh: bool = False) -> Tensor:
+    """Return base + Σ row_j N_j of views; `fresh` says that base may be overwritten."""
+    for factor, slope in zip(row, slopes, strict=False):
+        if factor is None:
+            continue
+        if isinstance(factor, float):
+            base = base.add_(slope, alpha=factor) if fresh else torch.add(base, slope, alpha=factor)
+        else:
+            base = base.addcmul_(slope, factor) if fresh else torch.addcmul(base, slope, factor)
+        fresh = True
+    return base
+
+
+class _RungeKuttaStep:
+    """One step of a Runge-Kutta table, its coefficients looked up once. States and slopes are views."""
+
+    def __init__(self, table: RungeKutta, slope: Callable[[Tensor, float], Tensor], tables: _Coefficients):
+        self.slope, self.h = slope, tables.h
+        self.decays = {c: tables.decay(c) for c in (*table.nodes[1:], 1.0)}
+        self.stages = [(c, tables.row(row)) for c, row in zip(table.nodes[1:], table.stages[1:], strict=True)]
+        self.weights = tables.row(table.weights)
+
+    def __call__(self, u: Tensor, t: float, first: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Return the new state and the slopes of all stages; `first` is that at (u, t) where it is known."""
+        slopes = [self.slope(u, t) if first is None else first]
+        bases: dict[float, Tensor] = {}
+        for c, row in self.stages:
+            if c not in bases:
+                bases[c] = u * self.decays[c]
+            slopes.append(self.slope(_accumulate(bases[c], row, slopes), t + c * self.h))
+        end = bases[1.0] if 1.0 in bases else u * self.decays[1.0]
+        return _accumulate(end, self.weights, slopes), slopes
 
 
 def _stretch(
-    table, problem: Problem, coefficients: Callable[[], _Coefficients], t: float, n: int, estimate: bool, u: Tensor, *past: Tensor
+    table, problem: Problem, coefficients: Callable[[], _Coefficients], t: float, n: int, estimate: bool, state: Tensor, *past: Tensor
 ):
     """Take n steps of size h from time t; return (error, state, *slopes that the next stretch can use).
 
     No data is looked at by the host, so that the stretch can be recorded, faked or differentiated.
     """
-    tables, slopes = coefficients(), list(past)
+    tables = coefficients()
     h = tables.h
+
+    def slope(u: Tensor, t: float) -> Tensor:
+        return tables.view(problem.nonlinear(tables.unview(u), t))
+
+    u, slopes = tables.view(state), list(past)
     memory = len(table.weights) - 1 if isinstance(table, AdamsBashforth) else 0
-    starter = IFRK4 if memory else table
+    starter = table.starter if memory else table
+    one_step = _RungeKuttaStep(starter, slope, tables)
+    weights, decay = (tables.row(table.weights), tables.decay(1.0)) if memory else ([], 1.0)
     stages: list[Tensor] = []
     for i in range(n):
         if memory:
-            slopes = [problem.nonlinear(u, t + i * h), *slopes][: memory + 1]
+            slopes = [slope(u, t + i * h), *slopes][: memory + 1]
         if memory and len(slopes) > memory:
-            u = tables.accumulate(tables.propagate(1.0, u), table.terms, slopes, fresh=True)
+            u = _accumulate(u * decay, weights, slopes, fresh=True)
         else:
             before = stages
-            u, stages = _runge_kutta(starter, problem, tables, u, t + i * h, slopes[0] if slopes else None)
+            u, stages = one_step(u, t + i * h, slopes[0] if slopes else None)
             slopes = slopes if memory else []
-    zero = torch.zeros_like(tables.propagate(0.0, u)) if estimate else u
+    zero = torch.zeros_like(u) if estimate else u
     if estimate and memory and len(slopes) > memory:
-        error = tables.accumulate(zero, table.estimate, slopes, fresh=True)
+        error = _accumulate(zero, tables.row(table.estimate), slopes, fresh=True)
     elif estimate:
-        new = problem.nonlinear(u, t + n * h)
-        error = tables.accumulate(zero, (starter.estimate,), (stages[-1] - new,), fresh=True)
+        new = slope(u, t + n * h)
+        error = _accumulate(zero, tables.row((starter.estimate,)), (stages[-1] - new,), fresh=True)
         if problem.driven and before:  # N_s and N(u⁺) see the same time, so a difference along the way is added
             if 0.5 in starter.nodes:
                 error = error + h / 240 * (stages[1] - 3 * stages[0] + 3 * before[1] - before[0])
@@ -170,7 +242,7 @@ def _stretch(
         slopes = slopes if memory else [new]
     else:
         error = zero
-    return error, u, *slopes[: max(memory, 1)]
+    return error, tables.unview(u), *slopes[: max(memory, 1)]
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -222,7 +294,7 @@ class _Loop:
                         h = (end - done) / left
             else:
                 if self.dt is not None or h < 2 * _SMALLEST * (end - start):
-                    raise SolverError(self._explain(result[0], done + n * h, h))
+                    raise self._error(result[0], done + n * h, h)
                 h = min(h / 2, self._longest(end - done))
                 left = math.ceil((end - done) / h - 1e-9)
                 h = (end - done) / left
@@ -271,18 +343,20 @@ class _Loop:
         self.rate = rate
         return True, tuple(result)
 
-    def _explain(self, state: Tensor, t: float, h: float) -> str:
+    def _error(self, state: Tensor, t: float, h: float) -> SolverError:
         if self.dt is None:
-            return (
+            return SolverError(
                 f"{self.describe()}: sample {self.worst} changes too fast at t={t:.6g} even for steps of {h:.3g}; "
-                "the equation itself seems to blow up for these parameters; look at them and at the initial field"
+                "the equation itself seems to blow up for these parameters; look at them and at the initial field",
+                sample=self.worst,
             )
         sample = int((~torch.isfinite(_norm(state))).nonzero()[0])
         with torch.no_grad():
             rate = max(float(self.problem.rate(self.state.detach())[sample]), 1e-300)
-        return (
+        return SolverError(
             f"{self.describe()}: sample {sample} is not finite at t={t:.6g} after steps of {h:.3g}; "
-            f"{self.table.name} is stable up to dt of about {self.table.limit / rate:.2g}; lower dt or leave it None"
+            f"{self.table.name} is stable up to dt of about {self.table.limit / rate:.2g}; lower dt or leave it None",
+            sample=sample,
         )
 
 

@@ -51,7 +51,7 @@ class Decay:
             u = u + torch.as_tensor(self.source(*self.domain.grid_of(u0).coordinates(dtype=torch.float64))).to(u0)
         if not torch.isfinite(u).all():
             bad = int((~torch.isfinite(u)).flatten(1).any(1).nonzero()[0])
-            raise SolverError(f"Decay: sample {bad} is not finite at t=0.5; lower the rate")
+            raise SolverError(f"Decay: sample {bad} is not finite at t=0.5; lower the rate", sample=bad)
         return u
 
 

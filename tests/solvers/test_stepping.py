@@ -9,7 +9,7 @@ import torch
 from helpers import assert_order
 
 from opkernels.solvers.stepping import SolverError, evolve, phi
-from opkernels.solvers.tables import AB3, AB4, ETDRK4, ETDRK4B, IFRK4, METHODS, AdamsBashforth, RungeKutta
+from opkernels.solvers.tables import AB3, AB4, ETDRK4, ETDRK4B, IFRK4, METHODS, RungeKutta
 
 
 def phi_reference(k, z):
@@ -22,7 +22,7 @@ def phi_reference(k, z):
         return complex((mpmath.exp(z) - mpmath.fsum(z**j / mpmath.factorial(j) for j in range(k))) / z**k)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_phi_is_accurate_everywhere(k):
     angles = np.exp(2j * np.pi * np.arange(24) / 24)
     points = np.concatenate(
@@ -30,7 +30,7 @@ def test_phi_is_accurate_everywhere(k):
     )
     values = phi(k, torch.from_numpy(points)).numpy()
     truth = np.array([phi_reference(k, z) for z in points])
-    assert np.abs(values / truth - 1).max() < 1e-14
+    assert np.abs(values / truth - 1).max() < (1e-14 if k < 4 else 2e-14)
 
 
 def test_phi_at_zero_of_real_arguments_and_its_gradient():
@@ -63,7 +63,7 @@ def test_exponential_conditions_are_checked_beyond_the_classical_ones():
     with pytest.raises(ValueError, match="other lengths"):
         RungeKutta("bad", 1, (0.0, 1.0), ((),), (((1.0, 0, 1.0),),), 1.0)
     with pytest.raises(ValueError, match=r"order 3, but its step is wrong at h\^3"):
-        AdamsBashforth("bad", 3, (1.9, -1.3, 0.4), 0.7)
+        dataclasses.replace(AB3, weights=tuple(((w, 0, j + 1.0),) for j, w in enumerate((1.9, -1.3, 0.4))))
 
 
 class Scalar:
