@@ -1,6 +1,7 @@
 """Every bundled recipe, made small: it generates, opens, holds finite fields and says where it came from."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_a_small_version_is_generated_and_opened(name, tmp_path):
         assert values.shape[0] == 2 and values.shape[-1] == 16 and values.dtype == full.dtype
         assert np.isfinite(values).all() and np.abs(values[0] - values[1]).max() > 0, field
         assert values.std() > 0.02 * np.abs(values).max(), field
-    told = data.attributes
+    told: Any = data.attributes
     assert told["solver"] == full.solver and told["title"] == full.plain["title"]
     assert json.loads(told["recipe"])["samples"] == 2
     assert np.isfinite(told["solver_error"]).all(), "its own error, n against 2n"
