@@ -108,6 +108,7 @@ def measure(name: str) -> dict:
 
     row = {}
     for task, step in (("predict", predict), ("train", train)):
+        module.train(task == "train")
         step()
         seconds = min(cpu(step) for _ in range(2))
         row[task] = {"tensors MB": tensor_peak(step) / 1e6, "process MB": process_peak(step) / 1e6, "seconds": seconds}
