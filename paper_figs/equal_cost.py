@@ -68,7 +68,7 @@ def run(cells, budget, seeds, parts, domain, results, symmetry=None):
     for seed in seeds:
         for column, limit in budget.items():
             for name, (build, lr, moved) in cells.items():
-                key = f"{name}/{column}/{seed}"
+                key = f"{name}/{limit} {column}/{seed}"
                 if key in rows:
                     continue
                 torch.manual_seed(seed)
@@ -89,29 +89,29 @@ def means(rows, names, column, part="test"):
     return {name: (sum(e) / len(e), max(e) - min(e), len(e)) for name, e in found.items() if e}
 
 
-def draw(rows, names, floor, path, labels):
-    """Draw the mean errors with their spread in both columns, and the irreducible error of T1's modes."""
+def draw(rows, names, floor, path, budgets):
+    """Draw the mean errors with their spread under each budget, and the irreducible error of T1's modes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(labels), figsize=(4.2 * len(labels), 3), layout="constrained", sharey=True, squeeze=False)
-    for ax, (column, label) in zip(axes[0], labels.items(), strict=True):
-        found = means(rows, names, column)
-        ax.bar(
-            list(found), [100 * m for m, _, _ in found.values()], yerr=[50 * s for _, s, _ in found.values()], color="tab:blue", width=0.6
-        )
+    figure, axes = plt.subplots(1, len(budgets), figsize=(4.4 * len(budgets), 3.2), layout="constrained", sharey=True, squeeze=False)
+    for ax, budget in zip(axes[0], budgets, strict=True):
+        found = means(rows, names, budget)
+        spread = [50 * s for _, s, _ in found.values()]
+        ax.bar(range(len(found)), [100 * m for m, _, _ in found.values()], yerr=spread, width=0.6)
         ax.axhline(100 * floor, color="k", ls="--", lw=1, label=f"irreducible: {100 * floor:.2g} %")
-        ax.set(title=label)
-        ax.tick_params(axis="x", rotation=25)
+        ax.set(title=budget.replace("seconds", "CPU seconds"))
+        ax.set_xticks(range(len(found)), list(found), rotation=30, ha="right")
     axes[0, 0].set(ylabel="relative L2 error in %")
     axes[0, 0].legend()
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def table(rows, names, columns):
-    for column in columns:
-        for name, (mean, spread, count) in means(rows, names, column).items():
-            print(f"equal {column:8} {name:24} test {100 * mean:6.2f} %  spread {100 * spread:5.2f}  ({count} seeds)")
+def table(rows, names, budgets):
+    """Print the test errors under each budget."""
+    for budget in budgets:
+        for name, (mean, spread, count) in means(rows, names, budget).items():
+            print(f"{budget:11} {name:20} test {100 * mean:6.2f} %  spread {100 * spread:5.2f}  ({count} seeds)")

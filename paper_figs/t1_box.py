@@ -57,9 +57,9 @@ def main(options):
     budget = {column: {"seconds": SECONDS, "epochs": EPOCHS}[column] for column in options.columns}
     results = Path(__file__).with_suffix(".json")
     rows = run({n: CELLS[n] for n in names}, budget, options.seeds, parts, domain, results, symmetry)
-    table(rows, names, budget)
-    labels = {"seconds": f"{SECONDS} CPU seconds", "epochs": f"{EPOCHS} epochs"}
-    draw(rows, CELLS, floors["cosine"], results.with_suffix(".png"), labels)
+    budgets = [f"{SECONDS} seconds", f"{EPOCHS} epochs"]
+    table(rows, CELLS, budgets)
+    draw(rows, CELLS, floors["cosine"], results.with_suffix(".png"), budgets)
 
 
 if __name__ == "__main__":
