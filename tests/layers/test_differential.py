@@ -122,6 +122,23 @@ def test_exact_derivatives_of_a_fourier_series(shape, depthwise):
         layer(torch.zeros(1, 2, 16, 16, dtype=torch.float64), Domain.box(1.0, 1.0).grid(16, 16))
 
 
+def test_smoothed_derivatives_are_those_of_an_average():
+    """A Gaussian's multiplier at the wave's own wave number, whatever the grid."""
+    plain = DifferentialConv(1, 1, 2, length=0.3, order=2, accuracy="exact").double()
+    smooth = DifferentialConv(1, 1, 2, length=0.3, order=2, accuracy="exact", smoothing=0.2).double()
+    smooth.load_state_dict(plain.state_dict())
+    for shape in ((16, 21), (24, 18)):
+        grid = Domain.periodic(2.0, 5.0).grid(*shape)
+        x, y = grid.coordinates(dtype=torch.float64)
+        p, q = 3 * math.pi, 2 * 2 * math.pi / 5
+        wave = torch.sin(p * x + q * y)[None, None]
+        torch.testing.assert_close(smooth(wave, grid), math.exp(-0.02 * (p**2 + q**2)) * plain(wave, grid), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="smoothing=0.2 with accuracy=4; give a length"):
+        DifferentialConv(1, 1, 2, length=0.3, smoothing=0.2)
+    with pytest.raises(ValueError, match="accuracy='spectral'; give an even order"):
+        DifferentialConv(1, 1, 2, length=0.3, accuracy="spectral")
+
+
 def test_stencils_of_the_textbooks():
     assert stencil(1, (0, 1, 2, 3, 4)) == pytest.approx([-25 / 12, 4, -3, 4 / 3, -1 / 4], abs=1e-15)
     assert stencil(2, (-2, -1, 0, 1, 2)) == pytest.approx([-1 / 12, 4 / 3, -5 / 2, 4 / 3, -1 / 12], abs=1e-15)

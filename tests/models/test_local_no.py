@@ -1,6 +1,8 @@
 """LocalNO: the sum of its branches in one transform, the contract of its stencils, branches by layer, saved, compiled, refusals."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +93,11 @@ def test_gradients_reach_everything_in_a_box(branches):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
+def test_the_example_finds_the_same_error_on_both_grids():
+    errors = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "local_no.py"))["main"]()
+    assert errors["LocalNO 64"] < 0.8 * errors["FNO 64"] and errors["LocalNO 128"] < 1.1 * errors["LocalNO 64"]
+
+
 def test_three_axes():
     domain = Domain.periodic(1.0, 2.0, 1.5)
     model = local_no(domain, n_modes=(4, 5, 4), hidden_channels=3, branches=["spectral", "integral"]).double()
@@ -154,7 +161,7 @@ def test_compiles():
         ({"branches": [["spectral"]]}, "give at least one for each of 2 layers"),
         ({"branches": []}, "give at least one for each of 2 layers"),
         ({"integral": {"width": 1}}, "integral options width; choose from radius, kernel, quadrature"),
-        ({"differential": 4}, "differential options 4; choose from order, accuracy, length"),
+        ({"differential": 4}, "differential options 4; choose from order, accuracy, length, smoothing"),
         ({"integral": {"kernel": ["Haar", 2]}}, "give a name of PolarHats"),
         ({"integral": {"radius": -1}}, "radius=-1; give a positive length"),
         ({"differential": {"accuracy": 3}}, "accuracy=3; give an even order"),
