@@ -6,10 +6,10 @@
 how many modes matter: with |k| <= 6 the irreducible error is 0.05 %, so every contender keeps n_modes = (13, 13). All see the
 exact symmetries of the problem as augmentation (moves along x = -y, two reflections), but "T1, not moved". T1 gains from the
 few modes by construction; "FNO on 20 x 20" gains the same, asked on the coarsest grid that carries them and interpolated.
-Settings were chosen on the validation set with seed 0. Numbers: t1_navier_stokes.json; picture: t1_navier_stokes.png.
+Widths and learning rates are usual ones, not tuned for the figure. Numbers: t1_navier_stokes.json; picture: t1_navier_stokes.png.
 
-Each finished (model, budget, seed) is written at once and skipped on a restart. `--cells` also takes the remedies tried on the
-validation set: they are not part of the figure.
+Each finished (model, budget, seed) is written at once and skipped on a restart. `--cells` also takes the remedies that were
+compared on the validation set: they are not part of the figure.
 
     OMP_NUM_THREADS=1 python paper_figs/t1_navier_stokes.py [--seeds 0 1 2] [--cells T1 FNO] [--columns seconds] [--folder runs/t1]
 """
