@@ -56,10 +56,12 @@ def test_thresholds_take_the_smallest_set(domain, shape):
         sizes = [s for s in sizes if s[0] * s[1] < modes.count and s[0] <= 23 and s[1] <= 31]
         assert len(sizes) > 10 and min(measured.floor(box(domain, s)) for s in sizes) > eps
     if shape == "top":
+        assert modes.orders is not None
         count = len(modes.orders)
         assert measured.floor(measured.top(count)) <= eps < measured.floor(measured.top(count - 1))
         assert modes.count <= measured.threshold(eps, "ball").count
     if shape == "ball":
+        assert modes.orders is not None
         radius = [max(b.orders) for b in measured.bases]
         size = [sum((k / r) ** 2 for k, r in zip(ks, radius, strict=True)) for ks in modes.orders]
         fewer = tuple(k for k, s in zip(modes.orders, size, strict=True) if s < max(size) - 1e-9)
@@ -103,6 +105,7 @@ def test_a_network_cannot_do_better_than_the_floor():
 
 def test_plain_data_bring_a_set_back():
     modes = TargetModes.of(targets_on(TORUS), TORUS.grid(24, 31)).top(7)
+    assert modes.orders is not None
     plain = {"bases": [vars(b) for b in modes.bases], "orders": [list(k) for k in modes.orders]}
     assert ModeSet.of(plain) == modes
 
