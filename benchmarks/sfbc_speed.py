@@ -15,7 +15,7 @@ for the backward pass, inputs included, and the peak of live bytes during both p
 
 Floor: the products of the gathered sums and of the weights at the rate of a 1024 x 1024 GEMM, three times forward.
 
-Run: python benchmarks/sfbc_speed.py     (about 2 minutes; writes benchmarks/results/sfbc_speed.json)
+Run: python benchmarks/sfbc_speed.py [particles ...]     (about 2 minutes; writes benchmarks/results/sfbc_speed.json)
 """
 
 import json
@@ -196,12 +196,12 @@ def compare(n: int, terms: int) -> dict:
     }
 
 
-def main() -> None:
+def main(sizes: list[int]) -> None:
     torch.set_num_threads(1)
-    rows = []
-    for n, terms in ((2025, 4), (2025, 6), (10000, 4), (10000, 6)):
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    for n, terms in ((n, terms) for n in sizes for terms in (4, 6)):
         row = compare(n, terms)
-        rows.append(row)
+        rows = [old for old in rows if (old["particles"], old["terms"]) != (row["particles"], row["terms"])] + [row]
         print(f"{row['particles']} particles, {row['terms']} terms, {row['pairs']} pairs: equal to {row['difference']:.1e}, ", end="")
         print(f"floor {row['floor ms']:.1f} ms")
         for name, time in row["ms"].items():
@@ -214,6 +214,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if QUIET.items() <= os.environ.items():
-        main()
+        main([int(n) for n in sys.argv[1:]] or [2025, 10000])
     else:
-        subprocess.run([sys.executable, __file__], env=os.environ | QUIET, check=True)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:]], env=os.environ | QUIET, check=True)

@@ -423,17 +423,17 @@ class _Convolution(torch.autograd.Function):
                     if twice
                     else d_weight.addmm_(rows.T, _completed(a, r, factors, c).flatten(1))
                 )
-            d_a = (rows @ weight).unflatten(1, (b.shape[0], -1))
+            d_a = (rows @ weight).unflatten(1, (b.shape[1], -1))
             if r is not None:
                 pulled = d_a * factors
                 d_received.append((pulled * a[..., -1:]).sum(1))
                 d_a = torch.cat([d_a, (pulled * r[c.first : c.last, None]).sum(-1, keepdim=True)], -1)
             if to_features:
-                d_f = torch.bmm(b.permute(1, 2, 0), d_a).flatten(0, 1)
+                d_f = torch.bmm(b.transpose(1, 2), d_a).flatten(0, 1)
                 d_features = d_features.index_add(0, senders, d_f) if twice else d_features.index_add_(0, senders, d_f)
             if to_x:
-                d_b = torch.bmm(d_a, f.unflatten(0, (-1, c.width)).transpose(1, 2)).transpose(0, 1)
-                d_x.append(d_b.flatten(1) if kernel is None else torch.autograd.grad(values, z, d_b, create_graph=twice)[0])
+                d_b = torch.bmm(d_a, f.unflatten(0, (-1, c.width)).transpose(1, 2))
+                d_x.append(d_b.transpose(0, 1).flatten(1) if kernel is None else torch.autograd.grad(values, z, d_b, create_graph=twice)[0])
         rest = len(plan.order) - (plan.chunks[-1].last if plan.chunks else 0)
         if received is not None and to_received:
             d_received = torch.cat([*d_received, features.new_zeros(rest, received.shape[1])]).index_select(0, plan.inverse)
@@ -449,13 +449,13 @@ class _Convolution(torch.autograd.Function):
 
 
 def _values(kernel: KernelBasis | None, x: Tensor, c: _Chunk) -> Tensor:
-    """Return the kernel on a chunk, (K, rows, width)."""
-    return (x if kernel is None else _raw(kernel, x)).unflatten(1, (-1, c.width))
+    """Return the kernel on a chunk, (rows, K, width), contiguous since batched products are faster so."""
+    return (x if kernel is None else _raw(kernel, x)).unflatten(1, (-1, c.width)).transpose(0, 1).contiguous()
 
 
 def _gathered(b: Tensor, features: Tensor, c: _Chunk) -> Tensor:
     """Return sum_j phi(z_ij) (x) f_j of the rows of a chunk, (rows, K, C)."""
-    return torch.bmm(b.transpose(0, 1), features.unflatten(0, (-1, c.width)))
+    return torch.bmm(b, features.unflatten(0, (-1, c.width)))
 
 
 def _completed(a: Tensor, received: Tensor | None, factors: Tensor, c: _Chunk) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import band_limited
+from helpers import band_limited, fake_cuda
 
 from opkernels import Axis, Domain, ParticleSet, radius_search
 from opkernels.layers import LocalIntegralConv, PolarHats, SymmetricBasisConv, Zernike
@@ -18,7 +18,7 @@ from opkernels.layers.product_kernels import (
     fourier_kernel,
     spline_kernel,
 )
-from opkernels.layers.symmetric_basis import ParticleGraph
+from opkernels.layers.symmetric_basis import ParticleGraph, _Chunk, _Plan
 from opkernels.neighbors import VerletList
 
 TORUS = Domain.periodic(1.0, 1.5)
@@ -305,6 +305,17 @@ def test_half_precision_runs_in_single():
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(f.bfloat16(), particles, particles.neighbors())
     torch.testing.assert_close(y, layer(f.bfloat16().float(), particles, particles.neighbors()), rtol=0, atol=0)
+
+
+def test_fake_cuda():
+    """On a prepared graph nothing asks for a value on the host."""
+    with fake_cuda():
+        layer = SymmetricBasisConv(3, 2, fourier_kernel(2), conservative=True)
+        plan = _Plan(
+            *torch.zeros(2, 60, dtype=torch.long), *torch.zeros(2, 20, dtype=torch.long), (_Chunk(0, 10, 4, 0), _Chunk(10, 20, 2, 40))
+        )
+        graph = ParticleGraph(torch.randn(2, 60), plan, torch.ones(20), torch.ones(20), True)
+        assert layer.convolve(torch.randn(20, 3), graph).device.type == "cuda"
 
 
 def test_particles_without_neighbors_and_no_particles_at_all():
