@@ -14,6 +14,7 @@ from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.random_fields import GaussianRandomField
 from opkernels.solvers.random_functions import RandomBumps, RandomWaves
 from opkernels.solvers.random_vorticity import RandomVorticity
+from opkernels.solvers.scalar_transport import ScalarTransport2D
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
 from opkernels.solvers.stochastic_forcing import RingForcing
@@ -36,6 +37,7 @@ __all__ = [
     "RandomVorticity",
     "RandomWaves",
     "RingForcing",
+    "ScalarTransport2D",
     "SolverError",
     "SpectralWave",
     "Wave2D",
