@@ -6,7 +6,7 @@
     m_i dv_i/dt = sum_j V_i V_j F { [ -(p_i + p_j) + rho_0 alpha h c v_ij . x_ij / r^2 ] x_ij + 2 rho_0 nu v_ij } + m_i g
     psi_ij . grad W = [ -2 (rho_j - rho_i) - (G_i + G_j) . x_ij ] F,   G_i = L_i sum_j V_j (rho_j - rho_i) grad W
     L_i = [ sum_j V_j x_ji (x) grad W ]^-1,   grad W = F x_ij,   V = m / rho,   p = p(rho)
-    s_i = -4 h max|v| sum_j V_j [ 1 + (W_ij / W(dx))^4 / 5 ] 2 rho_j / (rho_i + rho_j) grad W
+    s_i = -4 h max|v| sum_j V_j [ 1 + (W_ij / W(dx))^4 / 5 ] grad W
 
 Momentum is conserved to round-off (every pair force is antisymmetric bit for bit), angular momentum too without nu
 (the forces are central then), and pressure work balances compression exactly. In periodic or closed flows particles
@@ -197,7 +197,7 @@ class _Run:
         self.wall_list = VerletList(self.solver.domain, self.solver.skin)
 
     def evaluate(self, x: Tensor, v: Tensor, rho: Tensor, time: float) -> FlowRates:
-        solver, support, n = self.solver, self.particles.support, len(x)
+        solver, support = self.solver, self.particles.support
         p = solver.pressure(rho)
         all_ = _Everything(x, v, v, rho, p, self.m / rho, self.m / rho, self.batch)
         walled = self.walls is not None
@@ -214,13 +214,8 @@ class _Run:
             a = a + solver.forcing(x, time)
         rate, shift = rho * compression, None
         if solver.diffusion or solver.shifting:
-            densities = pairs.at_i(rho), pairs.at_j(all_.rho)
-            fluid = weight * (pairs.neighbors.col < n) if walled else weight
-        if solver.diffusion:
-            rate = rate + solver.diffusion * self.h * solver.sound_speed * self._diffusion(pairs, fluid, densities)
-        if solver.shifting:
-            shift = self._shift(pairs, weight, densities, v)
-            rate = rate + self._shifted(pairs, weight, fluid, densities, shift)
+            added, shift = self._ordering(pairs, weight, all_.rho, v)
+            rate = rate + added
         return FlowRates(a, rate, p, shift)
 
     def _with_walls(self, fluid: _Everything) -> _Everything:
@@ -265,43 +260,53 @@ class _Run:
             fx, fy = torch.addcmul(fx, drag, vx), torch.addcmul(fy, drag, vy)
         return torch.stack([pairs.sum(fx), pairs.sum(fy)], 1), compression
 
-    def _diffusion(self, pairs: Pairs, weight: Tensor, densities: tuple[Tensor, Tensor]) -> Tensor:
-        """Return sum_j V_j psi_ij . grad W over the fluid, whose V_j F are the weights (zero for walls)."""
-        i, j, (dx, dy) = pairs.at_i, pairs.at_j, pairs.d
-        jump = densities[1] - densities[0]
-        wx, wy = weight * dx, weight * dy
-        moments = (-pairs.sum(wx * dx), -pairs.sum(wx * dy), -pairs.sum(wy * dy))
-        gx, gy = _solve_moments(moments, (pairs.sum(jump * wx), pairs.sum(jump * wy)))
-        flux = -2 * weight * jump - (i(gx) + j(self._extended(gx))) * wx - (i(gy) + j(self._extended(gy))) * wy
-        return pairs.sum(flux)
+    def _ordering(self, pairs: Pairs, weight: Tensor, rho: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what density diffusion and shifting add to the rates of density, and the shifting velocities s.
 
-    def _shift(self, pairs: Pairs, weight: Tensor, densities: tuple[Tensor, Tensor], v: Tensor) -> Tensor:
-        """Return the velocities s from crowded to empty places (Sun et al. 2017, eq. 15), at most half of the fastest."""
+        `weight` is V_j F; walls take no part but in s and in its divergence, where their own s is 0. Values at i are
+        taken out of the sums: sum_j V_j (f_i + f_j) . grad W = f_i . sum_j V_j grad W + sum_j V_j f_j . grad W.
+        """
+        solver, j, (dx, dy), n = self.solver, pairs.at_j, pairs.d, len(v)
+        wx, wy = weight * dx, weight * dy
+        sums = full = (pairs.sum(wx), pairs.sum(wy))
+        fluid, fx, fy = weight, wx, wy
+        if self.walls is not None:
+            fluid = weight * (pairs.neighbors.col < n)
+            fx, fy = fluid * dx, fluid * dy
+            sums = (pairs.sum(fx), pairs.sum(fy))
+        jump = fluid * (j(rho) - pairs.at_i(rho[:n]))
+        jx, jy = jump * dx, jump * dy
+        rate, terms, shift = torch.zeros_like(rho[:n]), [], None
+        if solver.diffusion:
+            strength = -solver.diffusion * self.h * solver.sound_speed
+            moments = (-pairs.sum(fx * dx), -pairs.sum(fx * dy), -pairs.sum(fy * dy))
+            gx, gy = (strength * g for g in _solve_moments(moments, (pairs.sum(jx), pairs.sum(jy))))
+            rate = rate + 2 * strength * pairs.sum(jump) + gx * sums[0] + gy * sums[1]
+            terms += [fx * j(self._extended(gx)), fy * j(self._extended(gy))]
+        if solver.shifting:
+            shift = self._shift(pairs, weight, v)
+            sx, sy = (c.contiguous() for c in shift.unbind(1))
+            rate = rate + rho[:n] * (sx * (full[0] + sums[0]) + sy * (full[1] + sums[1]))
+            terms += [jx * j(self._extended(sx)), jy * j(self._extended(sy))]
+        return rate + pairs.sum(sum(terms)), shift
+
+    def _shift(self, pairs: Pairs, weight: Tensor, v: Tensor) -> Tensor:
+        """Return the velocities s from crowded to empty places, at most half of the fastest particle's."""
         solver, support = self.solver, self.particles.support
         with torch.no_grad():
-            (dx, dy), (rho_i, rho_j) = pairs.d, densities
             lattice = float(solver.kernel.value(torch.tensor(self.spacing, dtype=torch.float64), support))
-            crowded = 1 + 0.2 * (solver.kernel.value(pairs.r, support) / lattice).square().square()
-            crowded = crowded * weight * rho_j / (rho_i + rho_j)
-            direction = torch.stack([pairs.sum(crowded * dx), pairs.sum(crowded * dy)], 1)
+            crowded = (solver.kernel.value(pairs.r, support) / lattice).square().square().mul_(0.2).add_(1).mul_(weight)
+            direction = torch.stack([pairs.sum(crowded * d) for d in pairs.d], 1)
             speed = v.norm(dim=1)
             if self.batch is None:
                 fastest = speed.max()
             else:
                 fastest = speed.new_zeros(self.particles.n_batches).scatter_reduce_(0, self.batch, speed, "amax")[self.batch][:, None]
-            shift = -8 * self.h * fastest * direction
+            shift = -4 * self.h * fastest * direction
             if self.free_surface:
                 shift = shift * (-pairs.sum(weight * pairs.r2) > _AT_SURFACE)[:, None]
             limit = 0.5 * fastest + torch.finfo(v.dtype).tiny
             return shift * (limit / torch.maximum(shift.norm(dim=1, keepdim=True), limit))
-
-    def _shifted(self, pairs: Pairs, weight: Tensor, fluid: Tensor, densities: tuple[Tensor, Tensor], shift: Tensor) -> Tensor:
-        """Return rho_i sum_j V_j s_ij . grad W + sum_j V_j (rho_i s_i + rho_j s_j) . grad W, the latter over the fluid."""
-        (dx, dy), (rho_i, rho_j) = pairs.d, densities
-        sx, sy = shift.unbind(1)
-        here = torch.addcmul(pairs.at_i(sx) * dx, pairs.at_i(sy), dy)
-        there = torch.addcmul(pairs.at_j(self._extended(sx)) * dx, pairs.at_j(self._extended(sy)), dy)
-        return pairs.sum(weight * rho_i * (here - there) + fluid * (rho_i * here + rho_j * there))
 
     def start(self, state: ParticleState, time: float) -> FlowRates:
         self._reset()

@@ -9,7 +9,7 @@ from opkernels import Axis, Domain, ParticleSet
 from opkernels.solvers.sph import IncompressibleSPH2D, Walls
 from opkernels.solvers.sph.cases import colliding_blobs, still_tank, taylor_green
 from opkernels.solvers.sph.incompressible import _Run
-from opkernels.solvers.sph.kernels import lattice_density, smoothing_kernel
+from opkernels.solvers.sph.kernels import lattice_density, lattice_slope, smoothing_kernel
 
 
 def cloud(unequal):
@@ -41,6 +41,7 @@ def test_lattice_has_the_rest_density():
     kernel = smoothing_kernel("wendland2", 2)
     masses = [1 / lattice_density(kernel, 1.0, h) for h in (2, 2.52, 3, 4)]
     assert masses == pytest.approx([0.96376, 0.98713, 0.99488, 0.99880], abs=1e-5)
+    assert [lattice_slope(kernel, 1.0, h) for h in (2.52, 3, 4)] == pytest.approx([0.96775, 0.9974, 0.9992], abs=1e-4)
     domain = Domain.box(1.0, 1.0)
     case = still_tank(domain, 0.1, 1.0, neighbors=2.52)
     run = _Run(IncompressibleSPH2D(domain, walls=Walls.of_box(domain, 0.1, 0.252)), case.particles)
