@@ -135,7 +135,7 @@ class ParticleGraph:
         neighbors : Neighbors
             Pairs by `radius_search`; kernels vanish beyond the support, so lists with a skin serve.
         chunk : int, optional
-            Slots per chunk: 2**14 on a CPU, which stays in cache, and 2**18 elsewhere.
+            Slots per chunk: 2**13 on a CPU, which stays in cache, and 2**18 elsewhere.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class ParticleGraph:
         """
         source = particles if senders is None else senders
         _check_sets(particles, source, neighbors)
-        chunk = chunk or (2**14 if particles.positions.device.type == "cpu" else 2**18)
+        chunk = chunk or (2**13 if particles.positions.device.type == "cpu" else 2**18)
         plan = _plan(neighbors, chunk)
         y = None if senders is None else senders.positions
         offsets = neighbors.displacement(particles.positions, y).T.index_select(1, plan.edges) / -particles.support
@@ -449,8 +449,8 @@ class _Convolution(torch.autograd.Function):
 
 
 def _values(kernel: KernelBasis | None, x: Tensor, c: _Chunk) -> Tensor:
-    """Return the kernel on a chunk, (rows, K, width), contiguous since batched products are faster so."""
-    return (x if kernel is None else _raw(kernel, x)).unflatten(1, (-1, c.width)).transpose(0, 1).contiguous()
+    """Return the kernel on a chunk, (rows, K, width)."""
+    return (x if kernel is None else _raw(kernel, x)).unflatten(1, (-1, c.width)).transpose(0, 1)
 
 
 def _gathered(b: Tensor, features: Tensor, c: _Chunk) -> Tensor:
