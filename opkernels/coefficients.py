@@ -1,6 +1,6 @@
 """What can be done to functions by their coefficients alone: move, diffuse, measure.
 
-For u = sum_k z(k) phi_k in a product of orthonormal bases (`opkernels.transforms.Basis`), k the numbers of waves, half waves
+For u = sum_k z(k) phi_k in a product of orthonormal bases (`opkernels.bases.Basis`), k the numbers of waves, half waves
 or degrees,
 
     translation by s     (z_cos, z_sin)(k) -> rotation by 2 pi k s/L of each pair        Fourier axes
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.domains import Domain, Grid, table
-from opkernels.transforms import Basis, analyze, synthesize
 
 __all__ = ["diffusion_factor", "energy_share", "relative_error", "sobolev_weights", "squared_wave_numbers", "translate", "values_at"]
 
@@ -90,7 +90,7 @@ def translate(z: Tensor, bases: Sequence[Basis], domain: Domain, shifts: Tensor)
 
 def _rotate(z: Tensor, a: int, basis: Basis, angle: Tensor, name: str) -> Tensor:
     """Rotate the pairs of axis `a` by k angle (B,): z cos +- partner sin."""
-    numbers = list(range(basis.span) if basis.kept is None else basis.kept)
+    numbers = basis.numbers
     partner = [i + 1 if i % 2 else max(0, i - 1) for i in numbers]
     if set(partner) != set(numbers):
         raise ValueError(f"translate got a basis of axis {name} that keeps a cosine or a sine without its partner; keep both")

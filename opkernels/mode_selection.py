@@ -33,8 +33,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from opkernels.bases import Basis, analyze
 from opkernels.domains import Axis, Domain, Grid
-from opkernels.transforms import Basis, analyze
 
 __all__ = ["ModeSet", "TargetModes", "ball", "bases_for", "box", "strided_tail"]
 
@@ -139,7 +139,8 @@ def _radius(k: Sequence[int], tops: Sequence[int]) -> float:
 def _only(basis: Basis, orders: Sequence[int]) -> Basis:
     """Return the functions of a basis with these orders."""
     wanted = set(orders)
-    return Basis(basis.kind, basis.n_modes, tuple(i for i, k in enumerate(Basis(basis.kind, basis.n_modes).orders) if k in wanted))
+    whole = Basis(basis.kind, basis.n_modes)
+    return Basis(basis.kind, basis.n_modes, tuple(i for i, k in enumerate(whole.orders) if k in wanted))
 
 
 def _around(bases: Sequence[Basis], orders: Sequence[tuple[int, ...]]) -> ModeSet:

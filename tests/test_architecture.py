@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 GROUND = {"domains"}
-BASE = GROUND | {"transforms", "coefficients", "mode_selection", "spherical", "neighbors", "particles", "resample"}
+BASE = GROUND | {"transforms", "bases", "coefficients", "mode_selection", "spherical", "neighbors", "particles", "resample"}
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
 MIDDLE = {"losses", "metrics", "normalization", "storage", "surrogate"}
@@ -15,8 +15,9 @@ ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "training", "evaluation"}
 ALLOWED = {  # room -> rooms it may import from
     "domains": set(),
     "transforms": GROUND,
-    "coefficients": GROUND | {"transforms"},
-    "mode_selection": GROUND | {"transforms"},
+    "bases": GROUND | {"transforms"},
+    "coefficients": GROUND | {"bases"},
+    "mode_selection": GROUND | {"bases"},
     "spherical": BASE,
     "neighbors": BASE,
     "particles": BASE,

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.coefficients import diffusion_factor, energy_share, relative_error, sobolev_weights, translate, values_at
 from opkernels.domains import Axis, Domain
 from opkernels.metrics import rel_h1, rel_l2
-from opkernels.transforms import Basis, analyze, synthesize
 
 TORUS = Domain.periodic(2.0, 3.0)
 CHANNEL = Domain((Axis(-1, 1, periodic=True, points="node"), Axis(0, 3)))

@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
+from opkernels.bases import analyze, synthesize
 from opkernels.domains import Domain
 from opkernels.metrics import rel_l2
 from opkernels.mode_selection import ModeSet, TargetModes, ball, box, strided_tail
 from opkernels.models.t1 import T1
 from opkernels.solvers import GaussianRandomField
-from opkernels.transforms import analyze, synthesize
 
 TORUS = Domain.periodic(1.0, 2.0)
 WALLS = Domain.box(1.0, 2.0)

@@ -33,8 +33,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from opkernels.bases import Basis
 from opkernels.layers.channel_mlp import activation_named
-from opkernels.transforms import Basis
 
 __all__ = ["SECOND_MOMENTS", "ChannelMixing", "FrequencyBlock", "Mixing", "ModeBias", "ModeFunction", "ModeMixing", "mode_features"]
 
@@ -115,7 +115,7 @@ class ModeFunction(nn.Module):
 def mode_features(basis: Basis) -> Tensor:
     """Return what tells the functions of a basis apart, whatever their number: (size, 4), all between 0 and 1 or slowly growing."""
     k = torch.tensor(basis.orders, dtype=torch.get_default_dtype())
-    sines = torch.tensor([float(basis.kind == "fourier" and i % 2 == 0 and i > 0) for i in _numbers(basis)])
+    sines = torch.tensor([float(basis.kind == "fourier" and i % 2 == 0 and i > 0) for i in basis.numbers])
     return torch.stack([torch.log1p(k), 1 / (1 + k), (k == 0).to(k), sines.to(k)], dim=1)
 
 
@@ -306,10 +306,6 @@ class FrequencyBlock(nn.Module):
         # one unit stride: without it, products of batches of matrices fall back to a loop
         y = self.activation(y).permute(2, 0, 1).contiguous().view(self.channels, *self.sizes, -1)
         return z + self.mode_mixing(y).movedim(-1, 0)
-
-
-def _numbers(basis: Basis) -> Sequence[int]:
-    return range(basis.span) if basis.kept is None else basis.kept
 
 
 def _product_features(bases: Sequence[Basis]) -> Tensor:

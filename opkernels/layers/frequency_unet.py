@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opkernels.bases import Basis
 from opkernels.layers.channel_mlp import activation_named
 from opkernels.layers.frequency import SECOND_MOMENTS
-from opkernels.transforms import Basis
 
 __all__ = ["FrequencyUNet"]
 
@@ -72,7 +72,7 @@ class FrequencyUNet(nn.Module):
         self.up = nn.ModuleList(_started(conv(a + b, a, 3, padding=1), 0.1) for a, b in pairs)
         self.films = nn.ModuleList(nn.Linear(n_embedding, 2 * b) for _, b in pairs) if n_embedding else None
         for a, basis in enumerate(bases):
-            signed = [-k if basis.kind == "fourier" and i % 2 == 0 else k for i, k in zip(_numbers(basis), basis.orders, strict=True)]
+            signed = [-k if basis.kind == "fourier" and i % 2 == 0 else k for i, k in zip(basis.numbers, basis.orders, strict=True)]
             order = torch.tensor(signed).argsort()
             self.register_buffer(f"order{a}", order, persistent=False)
             self.register_buffer(f"back{a}", order.argsort(), persistent=False)
@@ -96,10 +96,6 @@ class FrequencyUNet(nn.Module):
         for a in range(z.ndim - 2):
             z = z.index_select(2 + a, getattr(self, f"{name}{a}"))
         return z
-
-
-def _numbers(basis: Basis) -> Sequence[int]:
-    return range(basis.span) if basis.kept is None else basis.kept
 
 
 def _started(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, gain: float) -> nn.Module:

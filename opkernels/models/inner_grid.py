@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.domains import Domain
 from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Block, OperatorBlock
-from opkernels.transforms import Basis, analyze, synthesize
 
 __all__ = ["InnerGrid"]
 

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from opkernels.bases import analyze, synthesize
 from opkernels.coefficients import diffusion_factor, energy_share, values_at
 from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import Pointwise, activation_named
@@ -34,7 +35,6 @@ from opkernels.layers.frequency_unet import FrequencyUNet
 from opkernels.mode_selection import ModeSet, box
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.models.inner_grid import InnerGrid
-from opkernels.transforms import analyze, synthesize
 
 __all__ = ["T1"]
 
@@ -58,7 +58,7 @@ class T1(nn.Module):
     n_parameters : int
         Size of the per-sample `parameters` (viscosity, time step, ...), which scale and shift every block as in `FNO`.
     basis : str or sequence of str, optional
-        "fourier", "cosine", "sine", "legendre" or "chebyshev", for all axes or one each (`opkernels.transforms.Basis`). By
+        "fourier", "cosine", "sine", "legendre" or "chebyshev", for all axes or one each (`opkernels.bases.Basis`). By
         default Fourier on periodic axes and cosine between walls; "sine" suits functions that vanish at the walls.
     activation : str
         "gelu" (default), "silu", "tanh", "sin" or "relu".

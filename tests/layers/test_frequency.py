@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from opkernels.bases import Basis
 from opkernels.layers.channel_mlp import activation_named
 from opkernels.layers.frequency import SECOND_MOMENTS, ChannelMixing, FrequencyBlock, Mixing, ModeMixing
 from opkernels.layers.frequency_unet import FrequencyUNet
-from opkernels.transforms import Basis
 
 BASES = [Basis("fourier", 7), Basis("cosine", 4), Basis("legendre", 3)]
 
