@@ -20,10 +20,11 @@ NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11, https://cfc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,18 @@ from opkernels.storage import write_atomically
 
 __all__ = [
     "Header",
+    "Layout",
     "StoredArray",
     "Variable",
     "axis_attributes",
     "axis_letters",
     "cannot_write",
+    "opened",
+    "plain",
     "read_header",
     "time_attributes",
     "write",
+    "write_layout",
 ]
 
 SCHEMA = "1"
@@ -115,6 +120,43 @@ class Header:
         """Return the shape of a field: (N, T, *shape), or (N, *shape) where it has no time axis."""
         steps = (len(self.times),) if self.times is not None and "time" in self.dims(name) else ()
         return (self.samples, *steps, *self.shape)
+
+    def layout(self) -> Layout:
+        """Return what the file holds, in netCDF's words."""
+        coordinates = {"sample": (np.arange(self.samples), {"long_name": "number of the trajectory"})}
+        if self.times is not None:
+            coordinates["time"] = (np.asarray(self.times, dtype=np.float64), time_attributes(self.times))
+        for axis, n, letter in zip(self.domain.axes, self.shape, axis_letters(self.domain), strict=True):
+            coordinates[axis.name] = (axis.coordinates(n, dtype=_float64()).numpy(), axis_attributes(axis, n, letter))
+        variables = {
+            name: (self.dims(name), self.shape_of(name), np.dtype(spec.dtype), spec.attributes) for name, spec in self.fields.items()
+        }
+        attributes = {**self.attributes, "opkernels_schema": SCHEMA, "domain": json.dumps(self.domain.to_dict())}
+        return Layout(self.samples, attributes, coordinates, self.parameters, variables)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What any native file holds but the numbers of its variables: grids' and particles' alike.
+
+    Parameters
+    ----------
+    samples : int
+        Number of trajectories N.
+    attributes : dict
+        Global attributes.
+    coordinates : dict of str to (values, attributes)
+        One for each dimension, "sample" among them.
+    parameters : dict of str to ndarray (N,)
+    variables : dict of str to (dimensions, shape, dtype, attributes)
+        The first dimension of each is "sample".
+    """
+
+    samples: int
+    attributes: Mapping[str, object]
+    coordinates: Mapping[str, tuple[np.ndarray, Mapping[str, object]]]
+    parameters: Mapping[str, np.ndarray]
+    variables: Mapping[str, tuple[tuple[str, ...], tuple[int, ...], np.dtype, Mapping[str, object]]]
 
 
 def axis_attributes(axis: Axis, n: int, letter: str | None) -> dict:
@@ -190,10 +232,15 @@ def write(path: str | os.PathLike, header: Header, blocks: Iterable[tuple[int, M
         If an attribute is neither text nor numbers, a block has the wrong shape, samples are missing, the folder cannot be
         written or the disk is full.
     """
+    write_layout(path, header.layout(), blocks)
+
+
+def write_layout(path: str | os.PathLike, layout: Layout, blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]]) -> None:
+    """Write a file of any layout at once, from blocks of samples; see `write`."""
     path = Path(path)
-    _check_attributes(header.attributes)
+    _check_attributes(layout.attributes)
     try:
-        write_atomically(path, lambda temporary: _fill(temporary, header, blocks))
+        write_atomically(path, lambda temporary: _fill(temporary, layout, blocks))
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -210,12 +257,12 @@ def _is_text(value) -> bool:
     return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value))
 
 
-def _fill(path: Path, header: Header, blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]]) -> None:
+def _fill(path: Path, layout: Layout, blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]]) -> None:
     import h5py
 
     written = 0
     with h5py.File(path, "w", track_order=True, alignment_threshold=256, alignment_interval=4096) as file:
-        variables = _lay_out(file, header)
+        variables = _lay_out(file, layout)
         for first, arrays in blocks:
             count = len(arrays[next(iter(variables))])
             for name, variable in variables.items():
@@ -224,39 +271,32 @@ def _fill(path: Path, header: Header, blocks: Iterable[tuple[int, Mapping[str, n
                     raise ValueError(f"got {name} of shape {array.shape}; expected {(count, *variable.shape[1:])}")
                 variable[first : first + count] = array
             written += count
-        if written != header.samples:
-            raise ValueError(f"got {written} of the {header.samples} samples; give every sample once")
+        if written != layout.samples:
+            raise ValueError(f"got {written} of the {layout.samples} samples; give every sample once")
 
 
-def _lay_out(file, header: Header) -> dict:
+def _lay_out(file, layout: Layout) -> dict:
     """Make dimensions, coordinates and parameters, and room for the fields."""
-    for key, value in {"Conventions": "CF-1.11", **header.attributes}.items():
-        file.attrs[key] = value
-    file.attrs["opkernels_schema"] = SCHEMA
-    file.attrs["domain"] = json.dumps(header.domain.to_dict())
+    import h5py
 
-    def coordinate(name: str, values: np.ndarray, attributes: dict) -> None:
-        scale = file.create_dataset(name, data=values, track_order=True)
+    file.attrs.update({"Conventions": "CF-1.11", **layout.attributes})
+    for name, (values, attributes) in layout.coordinates.items():
+        kind = h5py.string_dtype() if values.dtype.kind == "O" else values.dtype
+        scale = file.create_dataset(name, data=values, dtype=kind, track_order=True)
         scale.make_scale(name)
         scale.attrs.update(attributes)
-
-    coordinate("sample", np.arange(header.samples), {"long_name": "number of the trajectory"})
-    if header.times is not None:
-        coordinate("time", np.asarray(header.times, dtype=np.float64), time_attributes(header.times))
-    for axis, n, letter in zip(header.domain.axes, header.shape, axis_letters(header.domain), strict=True):
-        coordinate(axis.name, axis.coordinates(n, dtype=_float64()).numpy(), axis_attributes(axis, n, letter))
-    for name, values in header.parameters.items():
+    for name, values in layout.parameters.items():
         parameter = file.create_dataset(name, data=np.asarray(values), track_order=True)
         parameter.dims[0].attach_scale(file["sample"])
         parameter.attrs.update({"long_name": name.replace("_", " "), "units": "1"})
     variables = {}
-    for name, spec in header.fields.items():
-        variable = file.create_dataset(name, header.shape_of(name), dtype=spec.dtype, track_order=True, fill_time="never")
-        for i, dim in enumerate(header.dims(name)):
+    for name, (dims, shape, dtype, attributes) in layout.variables.items():
+        variable = file.create_dataset(name, shape, dtype=dtype, track_order=True, fill_time="never")
+        for i, dim in enumerate(dims):
             variable.dims[i].attach_scale(file[dim])
-        variable.attrs.update({"long_name": name.replace("_", " "), "units": "1", **spec.attributes})
-        if header.parameters:
-            variable.attrs["coordinates"] = " ".join(header.parameters)
+        variable.attrs.update({"long_name": name.replace("_", " "), "units": "1", **attributes})
+        if layout.parameters:
+            variable.attrs["coordinates"] = " ".join(layout.parameters)
         variables[name] = variable
     return variables
 
@@ -313,6 +353,35 @@ class StoredArray:
         return h5py.File(self.path, "r", rdcc_nbytes=0)[self.name]
 
 
+@contextlib.contextmanager
+def opened(path: str | os.PathLike, kind: str = "a dataset made by opkernels") -> Iterator[Any]:
+    """Open an HDF5 file to read; whatever is wrong with it is one sentence.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, cut short, damaged or not HDF5; `kind` says what was expected.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give the path of {kind}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if "truncated" in str(error) or _begins_like_hdf5(path):
+            raise ValueError(f"{path} is cut short or damaged; copy it again, or generate it again") from error
+        raise ValueError(f"{path} is not a netCDF-4 (HDF5) file; give {kind}, or convert yours") from error
+    with file:
+        try:
+            yield file
+        except (KeyError, OSError, RuntimeError, TypeError, AttributeError, IndexError, MemoryError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is damaged: it holds a text that cannot be read ({error})") from error
+
+
 def read_header(path: str | os.PathLike) -> tuple[Header, dict[str, StoredArray]]:
     """Read a file's header, and its fields as arrays that read on demand.
 
@@ -321,22 +390,8 @@ def read_header(path: str | os.PathLike) -> tuple[Header, dict[str, StoredArray]
     ValueError
         If the file is missing, cut short, not HDF5, or not of this layout.
     """
-    import h5py
-
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give the path of a dataset made by opkernels")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        if "truncated" in str(error) or _begins_like_hdf5(path):
-            raise ValueError(f"{path} is cut short or damaged; copy it again, or generate it again") from error
-        raise ValueError(f"{path} is not a netCDF-4 (HDF5) file; give a dataset made by opkernels, or convert yours") from error
-    with file:
-        try:
-            return _header_of(file, path)
-        except (KeyError, OSError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+    with opened(path) as file:
+        return _header_of(file, Path(path))
 
 
 def _begins_like_hdf5(path: Path) -> bool:
@@ -347,8 +402,10 @@ def _begins_like_hdf5(path: Path) -> bool:
 def _header_of(file, path: Path) -> tuple[Header, dict[str, StoredArray]]:
     import h5py
 
-    attributes = {key: _plain(value) for key, value in file.attrs.items() if not key.startswith("_")}
+    attributes = {key: plain(value) for key, value in file.attrs.items() if not key.startswith("_")}
     schema = attributes.pop("opkernels_schema", None)
+    if str(schema).startswith("particles"):
+        raise ValueError(f"{path} holds particles; open it with opkernels.open_particles")
     if schema != SCHEMA:
         found = f"its layout is version {schema}" if schema else "it is another program's HDF5 file"
         raise ValueError(
@@ -369,7 +426,7 @@ def _header_of(file, path: Path) -> tuple[Header, dict[str, StoredArray]]:
         if dims[name] == ("sample",):
             parameters[name] = item[:]
         elif dims[name] in (("sample", "time", *domain.names), ("sample", *domain.names)):
-            own = {key: _plain(value) for key, value in item.attrs.items() if isinstance(value, (str, bytes)) and key != "coordinates"}
+            own = {key: plain(value) for key, value in item.attrs.items() if isinstance(value, (str, bytes)) and key != "coordinates"}
             if {"scale_factor", "add_offset"} & set(item.attrs):
                 raise ValueError(f"{path} stores {name} as packed integers (scale_factor); write it as floating-point numbers")
             fields[name] = Variable(item.dtype, "time" in dims[name], own)
@@ -384,7 +441,7 @@ def _header_of(file, path: Path) -> tuple[Header, dict[str, StoredArray]]:
     return header, arrays
 
 
-def _plain(value):
+def plain(value):
     """Return an attribute as plain Python data."""
     if isinstance(value, bytes):
         return value.decode()

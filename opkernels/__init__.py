@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what runs, and a test compares the two
     from opkernels import datasets, domains, evaluation, interop, layers, losses, metrics, models, solvers, training, transforms
     from opkernels.datasets.generation import generate
+    from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
     from opkernels.datasets.trajectories import Trajectories, open_trajectories
     from opkernels.domains import Axis, Domain, Grid
     from opkernels.evaluation.certify import certify
@@ -41,6 +42,8 @@ _HOME = {
     "energy_spectrum": "metrics",
     "Trajectories": "datasets.trajectories",
     "open_trajectories": "datasets.trajectories",
+    "ParticleTrajectories": "datasets.particle_trajectories",
+    "open_particles": "datasets.particle_trajectories",
     "generate": "datasets.generation",
     "fit": "training.loop",
     "Surrogate": "surrogate",

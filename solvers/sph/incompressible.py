@@ -143,9 +143,9 @@ class IncompressibleSPH2D:
             rho = run.arrange(particles.positions).rho
             state = ParticleState(particles.positions, velocities, rho, pressures=torch.zeros_like(rho))
             states, at, n_steps = march(run, state, times, t0, dt, reach=particles.support)
-        walls = None if self.walls is None else self.walls.positions
-        extra = {"walls": walls, "n_steps": n_steps, "statistics": run.statistics}
-        return ParticleTrajectory.of_states(at, states, [s.pressures for s in states], particles, **extra)
+        walls = {} if self.walls is None else {"walls": self.walls.positions, "wall_velocities": self.walls.velocities}
+        extra = {"n_steps": n_steps, "statistics": run.statistics}
+        return ParticleTrajectory.of_states(at, states, [s.pressures for s in states], particles, **walls, **extra)
 
 
 @dataclass(frozen=True, eq=False)

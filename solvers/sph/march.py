@@ -50,8 +50,8 @@ class ParticleTrajectory:
         Specific internal energy, of solvers that have it.
     particles : ParticleSet
         The particles at the start: masses, support, domain and batch.
-    walls : Tensor, (M, d), or None
-        Positions of the wall particles, which do not move.
+    walls, wall_velocities : Tensor, (M, d), or None
+        Positions of the wall particles, which do not move, and the velocities at which they slide along themselves.
     n_steps : int
         Steps taken.
     statistics : dict of lists
@@ -66,6 +66,7 @@ class ParticleTrajectory:
     particles: ParticleSet
     energies: Tensor | None = None
     walls: Tensor | None = None
+    wall_velocities: Tensor | None = None
     n_steps: int = 0
     statistics: dict[str, list[float]] = field(default_factory=dict)
 

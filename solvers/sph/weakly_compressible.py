@@ -168,8 +168,8 @@ class WeaklyCompressibleSPH2D:
         run = _Run(self, particles)
         states, at, n_steps = march(run, ParticleState(particles.positions, velocities, rho), times, t0, dt, reach=particles.support)
         pressures = [self.pressure(s.densities) for s in states]
-        walls = None if self.walls is None else self.walls.positions
-        return ParticleTrajectory.of_states(at, states, pressures, particles, walls=walls, n_steps=n_steps)
+        walls = {} if self.walls is None else {"walls": self.walls.positions, "wall_velocities": self.walls.velocities}
+        return ParticleTrajectory.of_states(at, states, pressures, particles, n_steps=n_steps, **walls)
 
     def rates(self, particles: ParticleSet, velocities: Tensor, time: float = 0.0) -> FlowRates:
         """Return accelerations and rates of density of a state; differentiable in positions, velocities and densities."""
