@@ -11,10 +11,13 @@ from opkernels.solvers.kdv import KortewegDeVries
 from opkernels.solvers.kolmogorov import KolmogorovFlow
 from opkernels.solvers.kuramoto_sivashinsky import KuramotoSivashinsky
 from opkernels.solvers.navier_stokes import NavierStokes2D
+from opkernels.solvers.navier_stokes_3d import NavierStokes3D
 from opkernels.solvers.random_fields import GaussianRandomField
 from opkernels.solvers.random_functions import RandomBumps, RandomWaves
+from opkernels.solvers.random_velocity import RandomVelocity
 from opkernels.solvers.random_vorticity import RandomVorticity
 from opkernels.solvers.scalar_transport import ScalarTransport2D
+from opkernels.solvers.smoke import SmokeBuoyancy2D, SmokeBuoyancy3D
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
 from opkernels.solvers.stochastic_forcing import RingForcing
@@ -33,11 +36,15 @@ __all__ = [
     "KuramotoSivashinsky",
     "MeshWave2D",
     "NavierStokes2D",
+    "NavierStokes3D",
     "RandomBumps",
+    "RandomVelocity",
     "RandomVorticity",
     "RandomWaves",
     "RingForcing",
     "ScalarTransport2D",
+    "SmokeBuoyancy2D",
+    "SmokeBuoyancy3D",
     "SolverError",
     "SpectralWave",
     "Wave2D",

@@ -20,6 +20,7 @@ from opkernels.solvers.burgers import Burgers1D
 from opkernels.solvers.darcy import Darcy2D
 from opkernels.solvers.kdv import KortewegDeVries
 from opkernels.solvers.navier_stokes import NavierStokes2D
+from opkernels.solvers.navier_stokes_3d import NavierStokes3D
 from opkernels.solvers.spectral import SpectralSolver
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.wave import Wave2D
@@ -27,6 +28,7 @@ from opkernels.solvers.wave import Wave2D
 __all__ = [
     "ExactProblem",
     "SteadyProblem",
+    "abc_flow",
     "allen_cahn_front",
     "cole_hopf",
     "layered_darcy",
@@ -118,6 +120,19 @@ def taylor_green(viscosity: float = 0.02, mean_flow: tuple[float, float] = (1.0,
         (32, 32),
         2.0,
     )
+
+
+def abc_flow(viscosity: float = 0.1, mean_flow: tuple[float, float, float] = (1.0, 0.5, -0.7)) -> ExactProblem:
+    """Return a decaying Arnold-Beltrami-Childress flow, ∇ × v = v, carried along: u = U + v(x - Ut) e^{-νt} on [0, 2π)³."""
+    domain = Domain.periodic(*[2 * math.pi] * 3)
+    a, b, c = 1.0, 0.8, 0.6
+
+    def solution(x, y, z, t):
+        x, y, z = (q - speed * t for q, speed in zip((x, y, z), mean_flow, strict=True))
+        v = torch.stack([a * z.sin() + c * y.cos(), b * x.sin() + a * z.cos(), c * y.sin() + b * x.cos()])
+        return torch.tensor(mean_flow, dtype=v.dtype)[:, None, None, None] + math.exp(-viscosity * t) * v
+
+    return ExactProblem(domain, lambda method: NavierStokes3D(domain, viscosity=viscosity, method=method), solution, (8, 9, 10), 2.0)
 
 
 def manufactured_vorticity(viscosity: float = 0.01, drag: float = 0.1) -> ExactProblem:

@@ -20,6 +20,9 @@ from opkernels.solvers import (
     KortewegDeVries,
     KuramotoSivashinsky,
     NavierStokes2D,
+    NavierStokes3D,
+    SmokeBuoyancy2D,
+    SmokeBuoyancy3D,
     SpectralWave,
     Wave2D,
 )
@@ -27,6 +30,7 @@ from opkernels.solvers import (
 LINE, SQUARE, CUBE = Domain.periodic(4.0), Domain.periodic(4.0, 4.0), Domain.periodic(4.0, 4.0, 4.0)
 NODES = Domain((Axis(0.0, 1.5, points="endpoint"), Axis(0.0, 1.0, periodic=True, points="cell")))
 CELLS = Domain.box(2.0, 1.5)
+DUCT = Domain((Axis(0.0, 1.5), Axis(0.0, 1.0, periodic=True, points="cell"), Axis(0.0, 1.2)))
 TIMES = [0.1, 0.2]
 
 
@@ -66,8 +70,21 @@ def moving(shape):
     return torch.cat([w, w.roll(1, -1)], dim=1)
 
 
+def triple(shape):
+    return band_limited(shape, channels=3, batch=2, k_max=2)
+
+
+def plume(shape):
+    d = len(shape)
+    return torch.cat([1 + band_limited(shape, batch=2, k_max=1), 0.4 * band_limited(shape, channels=d, batch=2, k_max=1, seed=1)], dim=1)
+
+
 def swirl(x, y):
     return torch.cos(math.pi * x / 2 + math.pi * y / 2)
+
+
+def source(x, y, t):
+    return torch.exp(-4 * (x - 1) ** 2 - y**2) * math.cos(3 * t)
 
 
 def push(x, y, t):
@@ -99,9 +116,23 @@ CASES = {
         lambda nu, a: NavierStokes2D(SQUARE, viscosity=nu, drag=a, forcing=swirl, mean_flow=(0.5, 0.1)),
         scalar, (18, 20), (5, 6), ((0.05, 0.1), (0.1, 0.2)),
     ),
+    "navier-stokes 3-D": Case(
+        lambda nu, e: NavierStokes3D(CUBE, viscosity=nu, stirring_wavenumber=2.0, stirring_power=e),
+        triple, (8, 9, 10), (4, 5, 4), ((0.05, 0.1), (0.3, 0.6)),
+    ),
     "spectral wave": Case(
         lambda c, g: SpectralWave(NODES, speed=c, damping=g, walls=("neumann", "periodic")),
         moving, (9, 8), (4, 3), ((1.0, 0.3), (0.5, 9.0)),
+    ),
+    "smoke 2-D": Case(
+        lambda nu, b: SmokeBuoyancy2D(CELLS, viscosity=nu, buoyancy=b, inflow=source, walls=("free_slip", ("no_slip", "free_slip"))),
+        plume, (12, 9), (4, 5), ((0.05, 0.1), (1.0, -0.5)), 0.05,
+    ),
+    "smoke 3-D": Case(
+        lambda nu, b: SmokeBuoyancy3D(
+            DUCT, viscosity=nu, buoyancy=b, advection="semi_lagrangian", walls=("no_slip", "periodic", "free_slip")
+        ),
+        plume, (8, 6, 7), (3, 4, 3), ((0.05, 0.1), (1.0, -0.5)), 0.05,
     ),
     "wave, leapfrog": Case(
         lambda c, r, g: Wave2D(NODES, speed=c, density=r, damping=g, walls=("absorbing", "periodic"), source=push),
@@ -117,6 +148,7 @@ CASES = {
     ),
 }  # fmt: skip
 EVOLVING = [name for name, case in CASES.items() if case.evolves]
+SMOKES = ("smoke 2-D", "smoke 3-D")
 WAVES = ("spectral wave", "wave, leapfrog", "wave, newmark")
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import band_limited, fake_cuda
-from solver_cases import CASES, EVOLVING, SQUARE, TIMES, WAVES, digests
+from solver_cases import CASES, EVOLVING, SMOKES, SQUARE, TIMES, WAVES, digests
 
 from opkernels import solvers
-from opkernels.solvers import GaussianRandomField, NavierStokes2D, RandomBumps, RandomVorticity, RandomWaves
+from opkernels.solvers import GaussianRandomField, NavierStokes2D, RandomBumps, RandomVelocity, RandomVorticity, RandomWaves
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.darcy import _System
 from opkernels.solvers.stepping import _Coefficients, _stretch
@@ -117,6 +117,8 @@ def test_steps_run_on_another_device_without_a_look_from_the_host(name):
             out = matrices.stiffness(u0[:, 0])  # its solves look from the host, at their residuals
         elif name in WAVES:
             out = case.run(solver, u0)
+        elif name in SMOKES:
+            out = case.run(solver, u0, [case.dt])
         else:
             problem = solver._bind(solver.domain.grid(*case.shape), u0)
             state, table = problem.encode(u0), METHODS[solver.method]
@@ -132,6 +134,7 @@ def test_steps_run_on_another_device_without_a_look_from_the_host(name):
     [
         GaussianRandomField(SQUARE),
         RandomVorticity(SQUARE, peak=8.0),
+        RandomVelocity(SQUARE, peak=8.0),
         RandomWaves(SQUARE, numbers=(0, 8)),
         RandomBumps(SQUARE, count=(2, 5), width=(0.3, 0.5)),
     ],

@@ -5,6 +5,7 @@ import torch
 from helpers import assert_order
 
 from opkernels.solvers.exact import (
+    abc_flow,
     allen_cahn_front,
     cole_hopf,
     layered_darcy,
@@ -17,6 +18,7 @@ from opkernels.solvers.exact import (
 )
 
 EVOLVING = {
+    abc_flow: ("IFRK4", "ETDRK4", "IFAB4"),
     taylor_green: ("IFRK4", "ETDRK4", "IFAB4"),
     manufactured_vorticity: ("IFRK4", "ETDRK4"),
     cole_hopf: ("IFRK4", "ETDRK4"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from solver_cases import CASES, EVOLVING, WAVES
+from solver_cases import CASES, EVOLVING, SMOKES, WAVES
 
 from opkernels import Axis, Domain
 from opkernels.solvers import (
@@ -17,6 +17,8 @@ from opkernels.solvers import (
     KortewegDeVries,
     KuramotoSivashinsky,
     NavierStokes2D,
+    NavierStokes3D,
+    RandomVelocity,
     SolverError,
     SpectralWave,
     Wave2D,
@@ -30,8 +32,10 @@ PERIODIC = {
     "KortewegDeVries": KortewegDeVries,
     "KuramotoSivashinsky": KuramotoSivashinsky,
     "NavierStokes2D": lambda domain: NavierStokes2D(domain, viscosity=0.1),
+    "NavierStokes3D": lambda domain: NavierStokes3D(domain, viscosity=0.1),
 }
-LINE, SQUARE, NODES = Domain.periodic(1.0), Domain.periodic(1.0, 1.0), Domain.box(1.0, 1.0, points="endpoint")
+LINE, SQUARE, CUBE = (Domain.periodic(*[1.0] * d) for d in (1, 2, 3))
+NODES = Domain.box(1.0, 1.0, points="endpoint")
 
 
 def refuse(told, call, kind=ValueError):
@@ -45,13 +49,14 @@ def refuse(told, call, kind=ValueError):
 @pytest.mark.parametrize("name", PERIODIC)
 def test_a_periodic_solver_refuses_walls_other_dimensions_and_what_is_no_domain(name):
     build = PERIODIC[name]
-    ndim = 2 if name in ("KolmogorovFlow", "NavierStokes2D") else 1
+    ndim = {"KolmogorovFlow": 2, "NavierStokes2D": 2, "NavierStokes3D": 3}.get(name, 1)
+    other = 2 if ndim == 1 else 1
     refuse(f"{name} needs a periodic domain, but axis x has walls; use Domain.periodic", lambda: build(Domain.box(*[1.0] * ndim)))
     mixed = Domain((Axis(0, 1, periodic=True, points="node"), Axis(0, 1)))
     refuse("axis y has walls", lambda: build(mixed))
     refuse(f"{name} got domain=.*; give a Domain", lambda: build((1.0, 1.0)))
     if name not in ("AllenCahn", "GrayScott"):
-        refuse(f"{name} got a {3 - ndim}-D domain; it solves {ndim}-D problems", lambda: build(Domain.periodic(*[1.0] * (3 - ndim))))
+        refuse(f"{name} got a {other}-D domain; it solves {ndim}-D problems", lambda: build(Domain.periodic(*[1.0] * other)))
     refuse("it solves|method", lambda: build(Domain.periodic(1.0, 1.0, 1.0, 1.0)))
 
 
@@ -102,7 +107,7 @@ def test_times(name, wrong):
     refuse(told, lambda: case.solver().solve(case.u0(case.shape), **arguments))
 
 
-@pytest.mark.parametrize("name", [name for name in EVOLVING if name not in WAVES])
+@pytest.mark.parametrize("name", [name for name in EVOLVING if name not in (*WAVES, *SMOKES)])
 def test_a_step_that_blows_up_names_the_sample_the_time_and_the_cause(name):
     case = CASES[name]
     told = r"sample \d is not finite at t=\d.*after steps of 20; .* is stable up to dt of about .*; lower dt or leave it None"
@@ -129,6 +134,19 @@ def test_a_step_beyond_the_stable_one_is_refused_before_the_work():
         (lambda: NavierStokes2D(SQUARE, viscosity=0.1, drag=-1.0), "drag=-1; it must be at least 0"),
         (lambda: NavierStokes2D(SQUARE, viscosity="thick"), "viscosity='thick'; give a number or one value per sample"),
         (lambda: NavierStokes2D(SQUARE, viscosity=torch.ones(2, 2)), r"viscosity has shape \(2, 2\); give a number or one value"),
+        (lambda: NavierStokes3D(CUBE, viscosity=0.1, stirring_power=1.0), "stirring_power without stirring_wavenumber; say up to which"),
+        (
+            lambda: NavierStokes3D(CUBE, viscosity=0.1, stirring_wavenumber=1.0),
+            "stirring_wavenumber=1, below the smallest one 6.28.*; raise it",
+        ),
+        (lambda: NavierStokes3D(CUBE, viscosity=0.1, stirring_wavenumber=9, stirring_power=-1), "stirring_power=-1; it must be at least 0"),
+        (
+            lambda: NavierStokes3D(CUBE, viscosity=0.1).energy(torch.zeros(2, 8, 8, 8)),
+            r"velocity of shape \(2, 8, 8, 8\); expected \(\.\.\., 3, x, y, z\)",
+        ),
+        (lambda: RandomVelocity(LINE), "give a Domain of two or three periodic axes"),
+        (lambda: RandomVelocity(CUBE, spectrum="white"), "spectrum='white'; choose one of inertial, von_karman, gaussian"),
+        (lambda: RandomVelocity(CUBE, cutoff=1.0), "cutoff=1, below the smallest wave number 6.28.* of the domain; raise it"),
         (lambda: SpectralWave(SQUARE, speed=0.0), "speed=0; it must be greater than 0"),
         (lambda: SpectralWave(SQUARE, damping=-1.0), "damping=-1; it must be at least 0"),
         (lambda: Wave2D(NODES, speed=-1.0).solve(torch.zeros(1, 2, 8, 8), [1.0]), "a speed that is not positive and finite"),
