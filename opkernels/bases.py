@@ -148,7 +148,7 @@ def _along_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         order = sorted(range(d), key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]) if static else range(d)
         for a in order:
             left, n = prod(x.shape[: 2 + a]), x.shape[2 + a]
-            y = torch.matmul(matrices[a].to(exact), x.reshape(left, n, -1).to(exact)).to(x.dtype)
+            y = torch.matmul(matrices[a].to(exact), x.reshape(left, n, prod(x.shape[3 + a :])).to(exact)).to(x.dtype)
             x = y.view(*x.shape[: 2 + a], matrices[a].shape[0], *x.shape[3 + a :])
         return x
 
@@ -164,12 +164,12 @@ def _half_angles(axis: Axis, n: int, orders: Tensor) -> Tensor:
 
 def _cosine(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
     k = torch.arange(size, device=device)
-    return _half_angles(axis, n, k).cos() * _norms(k), k < _intervals(axis, n)
+    return _half_angles(axis, n, k).cos() * _norms(k), _resolved(axis, n, k)
 
 
 def _sine(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
     k = torch.arange(1, size + 1, device=device)
-    return _half_angles(axis, n, k).sin() * math.sqrt(2), k < _intervals(axis, n)
+    return _half_angles(axis, n, k).sin() * math.sqrt(2), _resolved(axis, n, k)
 
 
 def _real_fourier(axis: Axis, n: int, size: int, device) -> tuple[Tensor, Tensor]:
@@ -235,8 +235,11 @@ def _norms(k: Tensor) -> Tensor:
     return (1 + (k > 0).double()).sqrt()[:, None]
 
 
-def _intervals(axis: Axis, n: int) -> int:
-    return n - 1 if axis.points == "endpoint" else n
+def _resolved(axis: Axis, n: int, k: Tensor) -> Tensor:
+    """Whether the samples tell half waves k apart: fewer than the intervals; Gauss points are pi/2 farther apart in the middle."""
+    if axis.points == "gauss":
+        return math.pi * k < 2 * n
+    return k < (n - 1 if axis.points == "endpoint" else n)
 
 
 def _values(basis: Basis, axis: Axis, n: int, device) -> tuple[Tensor, Tensor]:

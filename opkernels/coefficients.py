@@ -79,7 +79,9 @@ def translate(z: Tensor, bases: Sequence[Basis], domain: Domain, shifts: Tensor)
     ValueError
         If an axis without a Fourier basis, or one that keeps a cosine without its sine, is to be moved.
     """
-    shifts = shifts.expand(z.shape[0], z.ndim - 2)
+    if tuple(shifts.shape) not in ((z.shape[0], len(bases)), (len(bases),)):
+        raise ValueError(f"translate got shifts of shape {tuple(shifts.shape)}; expected ({len(bases)},) or ({z.shape[0]}, {len(bases)})")
+    shifts = shifts.expand(z.shape[0], len(bases))
     for a, (basis, axis) in enumerate(zip(bases, domain.axes, strict=True)):
         if basis.kind == "fourier":
             z = _rotate(z, a, basis, 2 * math.pi / axis.length * shifts[:, a], axis.name)
@@ -124,18 +126,22 @@ def relative_error(z: Tensor, target: Tensor, rest: Tensor | float = 0.0, weight
 
 
 def values_at(z: Tensor, points: Tensor, bases: Sequence[Basis], domain: Domain) -> Tensor:
-    """Return the function's values (B, C, P) at any points (P, d) or (B, P, d); differentiable in both.
+    """Return the function's values (B, C, P) at any points (P, d) or (B, P, d), in float32 at least; differentiable in both.
 
     Cost per channel P prod(m), and P prod(m)/m_d numbers of memory.
     """
     d = len(bases)
+    if not isinstance(points, Tensor):
+        raise ValueError(f"got points as {type(points).__name__}; give a tensor of shape (P, {d}) or (B, P, {d})")
     if points.ndim not in (2, 3) or points.shape[-1] != d or (points.ndim == 3 and points.shape[0] != z.shape[0]):
         raise ValueError(f"got points of shape {tuple(points.shape)}; expected (P, {d}) for all samples, or ({z.shape[0]}, P, {d})")
+    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     points = points.to(z) if points.ndim == 3 else points.to(z)[None]
     tables = [basis.at(axis, points[..., a]) for a, (basis, axis) in enumerate(zip(bases, domain.axes, strict=True))]
-    y = torch.einsum("bc...m,bpm->bc...p", z, tables[-1].expand(z.shape[0], -1, -1))
-    for values in reversed(tables[:-1]):
-        y = torch.einsum("bc...mp,bpm->bc...p", y, values.expand(z.shape[0], -1, -1))
+    with torch.autocast(z.device.type, enabled=False):
+        y = torch.einsum("bc...m,bpm->bc...p", z, tables[-1].expand(z.shape[0], -1, -1))
+        for values in reversed(tables[:-1]):
+            y = torch.einsum("bc...mp,bpm->bc...p", y, values.expand(z.shape[0], -1, -1))
     return y
 
 

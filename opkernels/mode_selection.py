@@ -33,8 +33,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from opkernels.bases import Basis, analyze
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.domains import Axis, Domain, Grid
+from opkernels.transforms import checked_modes
 
 __all__ = ["ModeSet", "TargetModes", "ball", "bases_for", "box", "strided_tail"]
 
@@ -54,14 +55,35 @@ class ModeSet:
     bases: tuple[Basis, ...]
     orders: tuple[tuple[int, ...], ...] | None = None
 
+    def __post_init__(self):
+        if self.orders is None:
+            return
+        orders, known = tuple(tuple(k) for k in self.orders), [set(b.orders) for b in self.bases]
+        fit = all(len(k) == len(known) and all(i in among for i, among in zip(k, known, strict=True)) for k in orders)
+        if not orders or len(set(orders)) < len(orders) or not fit:
+            raise ValueError(
+                f"ModeSet got orders={self.orders}; give different k = (k_1, ..., k_d), each number among the orders of its basis"
+            )
+        object.__setattr__(self, "orders", tuple(tuple(int(i) for i in k) for k in orders))
+
     @classmethod
     def of(cls, plain: ModeSet | Mapping) -> ModeSet:
-        """Return `plain` itself, or the set that a mapping (from a file) describes."""
+        """Return `plain` itself, or the set that a mapping (from a file) describes.
+
+        Raises
+        ------
+        ValueError
+            If a mapping has other keys than "bases" (each with kind, n_modes and perhaps kept) and, perhaps, "orders".
+        """
         if isinstance(plain, ModeSet):
             return plain
-        bases = tuple(b if isinstance(b, Basis) else Basis(**b) for b in plain["bases"])
-        orders = plain.get("orders")
-        return cls(bases, None if orders is None else tuple(tuple(int(i) for i in k) for k in orders))
+        try:
+            bases = tuple(b if isinstance(b, Basis) else Basis(**b) for b in plain["bases"])
+        except (KeyError, TypeError):
+            bases = ()
+        if not bases or set(plain) - {"bases", "orders"}:
+            raise ValueError(f'got the set of modes {dict(plain)}; give "bases", each with kind and n_modes, and perhaps "orders"')
+        return cls(bases, plain.get("orders"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +118,7 @@ def bases_for(domain: Domain, n_modes: Sequence[int] | int, kinds: str | Sequenc
     ValueError
         If the numbers do not fit the axes, a kind is unknown, or Fourier meets an axis that has no FFT.
     """
-    n_modes = (n_modes,) if isinstance(n_modes, int) else tuple(n_modes)
+    n_modes = checked_modes(n_modes)
     if len(n_modes) != domain.ndim:
         raise ValueError(f"got n_modes={n_modes} on a {domain.ndim}-D domain; give one number of modes for each axis")
     each = (kinds,) * domain.ndim if kinds is None or isinstance(kinds, str) else tuple(kinds)
@@ -167,7 +189,8 @@ class TargetModes:
         All modes that were measured.
     shares : Tensor, (S, *K)
         |Y(k)|^2/||Y||^2 of every sample, added over channels and over the cosine and the sine of a wave number; K the
-        number of different orders per axis. They sum to at most 1: the rest is in modes that the samples do not carry.
+        number of different orders per axis. They sum to at most 1: the rest is what the modes cannot fit, by the quadrature
+        of the samples.
 
     Examples
     --------
@@ -198,8 +221,13 @@ class TargetModes:
         Raises
         ------
         ValueError
-            If a basis is not orthonormal, more modes are asked for than samples, or a target is zero.
+            If the targets do not fit the grid, a basis is not orthonormal, more modes are asked for than samples, or a target
+            is zero or not finite.
         """
+        if tuple(targets.shape[2:]) != grid.shape or not len(targets):
+            raise ValueError(
+                f"got targets of shape {tuple(targets.shape)}; expected (samples, channels, {', '.join(map(str, grid.shape))})"
+            )
         given = grid.shape if n_modes is None else n_modes
         bases = bases_for(grid.domain, given, basis)
         for axis, b, n in zip(grid.domain.axes, bases, grid.shape, strict=True):
@@ -208,12 +236,13 @@ class TargetModes:
             if b.span > n:
                 raise ValueError(f"got n_modes={b.n_modes} on axis {axis.name} with {n} samples; give at most {n}, or finer targets")
         y = targets.detach().double()
-        norms = (y.square() * grid.weights(y.device, y.dtype)).flatten(1).sum(1)
-        if not bool((norms > 0).all()):
-            raise ValueError(
-                f"target {int((norms <= 0).nonzero()[0])} is zero everywhere, so errors relative to it have no meaning; leave it out"
-            )
-        shares = analyze(y, grid, bases).square().sum(1) / norms.view(-1, *[1] * grid.ndim)
+        z = analyze(y, grid, bases)
+        beside = (y - synthesize(z, grid, bases)).square() * grid.weights(y.device, y.dtype)
+        norms = z.square().flatten(1).sum(1) + beside.flatten(1).sum(1)
+        for wrong, what in ((~norms.isfinite(), "not finite"), (norms == 0, "zero everywhere")):
+            if bool(wrong.any()):
+                raise ValueError(f"target {int(wrong.nonzero()[0])} is {what}, so errors relative to it have no meaning; leave it out")
+        shares = z.square().sum(1) / norms.view(-1, *[1] * grid.ndim)
         for a, b in enumerate(bases):
             shares = _added(shares, 1 + a, torch.tensor(b.orders, device=y.device))
         return cls(bases, shares)
@@ -225,7 +254,7 @@ class TargetModes:
     def top(self, count: int) -> ModeSet:
         """Return the `count` wave numbers k (with all their cosines and sines) that hold most of the targets."""
         mean = self.shares.mean(0).flatten()
-        if not 1 <= count <= mean.numel():
+        if isinstance(count, bool) or count not in range(1, mean.numel() + 1):
             raise ValueError(f"got count={count} of {mean.numel()} measured modes; give 1 to {mean.numel()}")
         return self._listed(mean.argsort(descending=True, stable=True)[:count])
 

@@ -17,7 +17,7 @@ ALLOWED = {  # room -> rooms it may import from
     "transforms": GROUND,
     "bases": GROUND | {"transforms"},
     "coefficients": GROUND | {"bases"},
-    "mode_selection": GROUND | {"bases"},
+    "mode_selection": GROUND | {"transforms", "bases"},
     "spherical": BASE,
     "neighbors": BASE,
     "particles": BASE,

@@ -82,7 +82,7 @@ def test_some_functions_of_a_basis_have_the_coefficients_they_have_among_all(kin
     assert Basis(kind, 9, kept=tuple(range(9))) == whole
 
 
-@pytest.mark.parametrize("kept", [(), (1, 0), (0, 0), (-1, 2), (0, 9)])
+@pytest.mark.parametrize("kept", [(), (1, 0), (0, 0), (-1, 2), (0, 9), (0.5, 1)])
 def test_refuses_functions_that_a_basis_does_not_have(kept):
     with pytest.raises(ValueError, match="of 9 functions; give rising numbers from 0 to 8"):
         Basis("cosine", 9, kept=kept)
@@ -105,6 +105,23 @@ def test_more_functions_than_samples_get_zeros():
     z = analyze(x, domain.grid(5, 4), bases)
     assert z.shape == (1, 1, 9, 7) and not z[0, 0, 5:].any() and not z[..., 4:].any()
     torch.testing.assert_close(synthesize(z, domain.grid(5, 4), bases), x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "sine"])
+@pytest.mark.parametrize("n", [2, 5, 16, 33, 128])
+def test_waves_at_gauss_points_do_not_amplify_noise(kind, n):
+    """Fitted with as many half waves as there are points, white noise grew a million times."""
+    axis = Axis(0.0, 2.0, points="gauss")
+    whitened = Basis(kind, n).analysis(axis, n, dtype=torch.float64) / axis.weights(n, dtype=torch.float64).sqrt()
+    assert torch.linalg.matrix_norm(whitened, 2) < 1.3
+    assert whitened.any(dim=1).sum() >= 0.63 * n - 1
+
+
+def test_an_empty_batch_has_no_coefficients():
+    domain = Domain.periodic(1.0, 2.0)
+    bases = [Basis.of(axis, 5) for axis in domain.axes]
+    z = analyze(torch.zeros(0, 2, 8, 9), domain.grid(8, 9), bases)
+    assert z.shape == (0, 2, 5, 5) and synthesize(z, domain.grid(7, 6), bases).shape == (0, 2, 7, 6)
 
 
 def test_products_of_bases_run_in_float32_under_autocast():
@@ -134,5 +151,7 @@ def test_refuses_unknown_bases_and_fourier_on_moving_periods():
         Basis("wavelet", 4)
     with pytest.raises(ValueError, match="at least 1"):
         Basis("cosine", 0)
+    with pytest.raises(ValueError, match="give one whole number"):
+        Basis("cosine", (4,))  # type: ignore
     with pytest.raises(ValueError, match='axis z has points="endpoint"'):
         Basis("fourier", 5).analysis(Axis(0, 1, points="endpoint", name="z"), 16)

@@ -37,6 +37,10 @@ def test_axes_with_walls_are_not_moved():
     torch.testing.assert_close(moved.square().sum(2), z.square().sum(2))
     with pytest.raises(ValueError, match='a shift along axis y, whose basis is "cosine"; only Fourier axes can be moved'):
         translate(z, bases, CHANNEL, torch.tensor([0.0, 0.1]))
+    with pytest.raises(ValueError, match=r"shifts of shape \(3,\); expected \(2,\) or \(2, 2\)"):
+        translate(z, bases, CHANNEL, torch.zeros(3))
+    with pytest.raises(ValueError, match="points as list; give a tensor of shape"):
+        values_at(z, [[0.0, 0.0]], bases, CHANNEL)  # type: ignore
     with pytest.raises(ValueError, match="a cosine or a sine without its partner"):
         translate(z[:, :, :2], [Basis("fourier", 9, (0, 1)), bases[1]], CHANNEL, torch.tensor([0.1, 0.0]))
 
@@ -78,6 +82,13 @@ def test_values_are_differentiable_in_coefficients_and_positions():
     z = random_coefficients(bases).requires_grad_()
     points = torch.rand(2, 4, 2, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda z, p: values_at(z, p, bases, CHANNEL), (z, points))
+
+
+def test_values_at_points_keep_float32_under_autocast():
+    z, points = random_coefficients(FOURIER).float(), torch.rand(9, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = values_at(z, points, FOURIER, TORUS)
+    torch.testing.assert_close(y, values_at(z, points, FOURIER, TORUS), rtol=0, atol=0)
 
 
 def test_the_share_of_energy_is_that_of_the_kept_modes():

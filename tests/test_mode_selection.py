@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from opkernels.bases import analyze, synthesize
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.domains import Domain
 from opkernels.metrics import rel_l2
 from opkernels.mode_selection import ModeSet, TargetModes, ball, box, strided_tail
@@ -66,6 +66,18 @@ def test_thresholds_take_the_smallest_set(domain, shape):
         size = [sum((k / r) ** 2 for k, r in zip(ks, radius, strict=True)) for ks in modes.orders]
         fewer = tuple(k for k, s in zip(modes.orders, size, strict=True) if s < max(size) - 1e-9)
         assert measured.floor(ModeSet(modes.bases, fewer)) > eps
+
+
+@pytest.mark.parametrize("points", ["cell", "node", "endpoint", "gauss"])
+def test_floors_of_noise_are_no_better_than_its_best_fit(points):
+    """Where the cosines are not orthonormal under the quadrature, shares once summed to more than one, and floors were zero."""
+    domain = Domain.box(1.0, 2.0, points=points)
+    grid, modes = domain.grid(16, 17), box(domain, (6, 7))
+    torch.manual_seed(0)
+    y = torch.randn(5, 1, 16, 17, dtype=torch.float64)
+    measured = TargetModes.of(y, grid)
+    assert measured.shares.flatten(1).sum(1).max() < 1 + 1e-12
+    assert measured.floor(modes) == pytest.approx(rel_l2(projected(y, grid, modes), y, grid).item(), rel=0.05)
 
 
 def test_top_holds_more_than_any_other_set_of_its_size():
@@ -130,6 +142,17 @@ Y = torch.ones(1, 1, 8, 9)
         (lambda: TargetModes.of(0 * Y, WALLS.grid(8, 9)), "target 0 is zero everywhere"),
         (lambda: TargetModes.of(Y, WALLS.grid(8, 9)).top(0), "count=0 of 72 measured modes"),
         (lambda: TargetModes.of(Y, WALLS.grid(8, 9)).floor(box(WALLS, (9, 9))), "more functions, than were measured"),
+        (lambda: TargetModes.of(Y[0], WALLS.grid(8, 9)), r"targets of shape \(1, 8, 9\); expected \(samples, channels, 8, 9\)"),
+        (lambda: TargetModes.of(Y[:0], WALLS.grid(8, 9)), r"targets of shape \(0, 1, 8, 9\); expected"),
+        (lambda: TargetModes.of(Y / 0, WALLS.grid(8, 9)), "target 0 is not finite"),
+        (lambda: TargetModes.of(Y, WALLS.grid(8, 9)).top(2.5), "count=2.5 of 72 measured modes"),  # type: ignore
+        (lambda: ModeSet.of({"orders": [[1, 1]]}), 'give "bases", each with kind and n_modes'),
+        (lambda: ModeSet.of({"bases": [{"kind": "sine", "modes": 3}]}), 'give "bases", each with kind and n_modes'),
+        (lambda: ModeSet((Basis("sine", 3),), ((0,),)), "orders=.*; give different k = "),
+        (lambda: ModeSet((Basis("sine", 3),), ((1, 1),)), "each number among the orders of its basis"),
+        (lambda: ModeSet((Basis("sine", 3),), ((1,), (1,))), "give different k"),
+        (lambda: ModeSet((Basis("sine", 3),), ()), "give different k"),
+        (lambda: box(WALLS, None), "n_modes=None; give one whole number"),  # type: ignore
         (lambda: box(WALLS, (4, 4), "wavelet"), "kind='wavelet'; choose one of fourier, cosine"),
         (lambda: strided_tail(WALLS, (4, 4), 2, 0), "stride=0; give low of at least 0 and a stride of at least 1"),
     ],

@@ -75,6 +75,8 @@ class Mixing:
             raise ValueError(f"Mixing got kind={self.kind!r}; choose one of {', '.join(_KINDS)}")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"Mixing got rank={self.rank!r}; give a whole number of at least 1")
+        if not isinstance(self.causal, bool):
+            raise ValueError(f"Mixing got causal={self.causal!r}; give true or false")
         if self.kind in ("unet", "local") and self.causal:
             raise ValueError(f'Mixing got kind="{self.kind}" with causal=True, but its modes look both ways; choose another kind')
 
@@ -85,6 +87,8 @@ class Mixing:
             return options
         if isinstance(options, str):
             return cls(options)
+        if not isinstance(options, Mapping):
+            raise ValueError(f"got mixing={options!r}; give a name, such as dense, or a mapping of kind, rank and causal")
         unknown = set(options) - {"kind", "rank", "causal"}
         if unknown:
             raise ValueError(f"got the mixing options {', '.join(sorted(unknown))}; choose from kind, rank, causal")
@@ -304,7 +308,7 @@ class FrequencyBlock(nn.Module):
             scale, shift = self.film(embedding).chunk(2, dim=1)
             y = (1 + scale) * y + shift
         # one unit stride: without it, products of batches of matrices fall back to a loop
-        y = self.activation(y).permute(2, 0, 1).contiguous().view(self.channels, *self.sizes, -1)
+        y = self.activation(y).permute(2, 0, 1).contiguous().view(self.channels, *self.sizes, z.shape[0])
         return z + self.mode_mixing(y).movedim(-1, 0)
 
 

@@ -40,7 +40,7 @@ class FrequencyUNet(nn.Module):
     bases : sequence of Basis
         One to three, one per axis.
     n_levels : int
-        How often the lattice is halved, 2 to 4: 2^n_levels modes should be fewer than there are.
+        How often the lattice is halved, 2 to 4: at most until one mode is left.
     activation : str
         "gelu" (default), "silu", "tanh", "sin" or "relu".
     n_embedding : int
@@ -49,7 +49,7 @@ class FrequencyUNet(nn.Module):
     Raises
     ------
     ValueError
-        If there are more than three axes, or a number is below one.
+        If there are more than three axes, a number is below one, or the lattice cannot be halved as often.
 
     Examples
     --------
@@ -62,6 +62,12 @@ class FrequencyUNet(nn.Module):
         if len(bases) not in _CONV or channels < 1 or n_levels < 1:
             raise ValueError(
                 f"FrequencyUNet got {len(bases)} axes, channels={channels}, n_levels={n_levels}; give 1 to 3, and at least 1 each"
+            )
+        most = max(1, math.ceil(math.log2(max(b.size for b in bases))))
+        if n_levels > most:
+            raise ValueError(
+                f"FrequencyUNet got n_levels={n_levels}, but {' x '.join(str(b.size) for b in bases)} modes can be halved {most} times; "
+                f"give at most {most} (n_layers of a T1)"
             )
         conv, gain = _CONV[len(bases)], 1 / SECOND_MOMENTS[activation]
         self.activation = activation_named(activation)

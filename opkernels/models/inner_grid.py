@@ -52,7 +52,10 @@ class InnerGrid(nn.Module):
         super().__init__()
         for basis, axis in zip(bases, domain.axes, strict=True):
             if basis.kind != "fourier":
-                raise ValueError(f'mixing "local" needs Fourier bases, but that of axis {axis.name} is "{basis.kind}"; choose another')
+                raise ValueError(
+                    f'mixing="local" needs Fourier bases, but that of axis {axis.name} is "{basis.kind}"; choose basis="fourier" '
+                    f"there (periodic functions only), or another mixing"
+                )
         self.bases, self.height = tuple(bases), height
         self.grid = domain.grid(*(2 * math.ceil(0.75 * (2 * max(b.orders) + 1)) for b in bases))
         modes = [2 * max(b.orders) + 1 for b in bases]

@@ -167,23 +167,31 @@ class T1(nn.Module):
         """
         check_input("T1", "x", x, self.lift.weight.dtype)
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
-        check_parameters("T1", x, parameters, self.n_parameters)
         if points is not None and output_shape is not None:
             raise ValueError("T1 got both output_shape and points; give one of them")
-        z = self.network(self.coefficients(x, grid), parameters)
+        z = self.network(self.coefficients(x, grid), parameters, grid.domain)
         if points is not None:
             return values_at(z, points, self.bases, grid.domain) * self._height(grid)
         return self.samples(z, grid if output_shape is None else Grid(grid.domain, shape_for("T1", output_shape, grid.ndim)))
 
-    def network(self, z: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """Return the coefficients (B, out_channels, *modes) of the output for those of the input; no grid is involved."""
+    def network(self, z: Tensor, parameters: Tensor | None = None, domain: Domain | None = None) -> Tensor:
+        """Return the coefficients (B, out_channels, *modes) of the output for those of the input; no grid is involved.
+
+        `domain` is where the functions live, by default the model's: the rate of `diffusion` depends on its lengths.
+        """
+        if tuple(z.shape[1:]) != (self.in_channels, *self.modes.shape):
+            raise ValueError(
+                f"T1 got coefficients of shape {tuple(z.shape)}; expected (batch, {self.in_channels}, "
+                f"{', '.join(map(str, self.modes.shape))}) (batch, channels, modes)"
+            )
+        check_parameters("T1", z, parameters, self.n_parameters)
         embedding = None if self.embedding is None else self.activation(self.embedding(parameters))
         y = self.lift(z) + self.lift_bias()
         for block in self.blocks:
             y = block(y, embedding)
         y = self.project(y if self.widen is None else self.activation(self.widen(y))) + self.output_bias()
         if self.diffusion is not None:
-            y = y + diffusion_factor(self.bases, self.domain, self.diffusion, z.device, z.dtype) * z
+            y = y + diffusion_factor(self.bases, domain or self.domain, self.diffusion, z.device, z.dtype) * z
         return y if self.mask is None else y * self.mask
 
     def rollout(
@@ -212,10 +220,9 @@ class T1(nn.Module):
             )
         check_input("T1", "x", x, self.lift.weight.dtype)
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
-        check_parameters("T1", x, parameters, self.n_parameters)
         z, states = self.coefficients(x, grid), []
         for _ in range(steps):
-            z = self.network(z, parameters)
+            z = self.network(z, parameters, grid.domain)
             states.append(z)
         target = grid if output_shape is None else Grid(grid.domain, shape_for("T1", output_shape, grid.ndim))
         y = self.samples(torch.stack(states, dim=1).flatten(0, 1), target)
@@ -242,7 +249,10 @@ class T1(nn.Module):
         grid = self.domain.grid_of(x) if grid is None else grid
         x, weights = x.detach().double(), grid.weights(x.device, torch.float64)
         missed = (x - self.samples(self.coefficients(x, grid), grid)).square() * weights
-        return (1 - missed.sum() / (x.square() * weights).sum()).item()
+        energy = (x.square() * weights).sum()
+        if not energy > 0:
+            raise ValueError("T1 got samples that are zero everywhere, which have no energy to measure; give a batch of data")
+        return (1 - missed.sum() / energy).item()
 
     @torch.no_grad()
     def initialize(self, scheme: str, x: Tensor, grid: Grid | None = None) -> T1:
@@ -261,6 +271,10 @@ class T1(nn.Module):
         rho = self.kept_energy(x, grid) if scheme == "vp_data" else energy_share(x, grid, self.bases, scheme)
         if scheme == "vp_white" and self.mask is not None:
             rho *= self.mask.mean().item()
+        if not rho > 1e-12:
+            raise ValueError(
+                "T1 got samples of which the kept modes hold nothing, so that no variance is left to preserve; keep other modes"
+            )
         nn.init.normal_(self.lift.weight, std=1 / math.sqrt(self.in_channels * rho))
         return self
 
@@ -274,6 +288,9 @@ def _modes(domain: Domain, n_modes: Sequence[int] | ModeSet | Mapping, basis: st
         raise ValueError(f"T1 got basis={basis!r} beside a ModeSet, which brings its own bases; leave basis out")
     if len(modes.bases) != domain.ndim:
         raise ValueError(f"T1 got a ModeSet of {len(modes.bases)} axes on a {domain.ndim}-D domain; choose the modes on this domain")
+    for chosen, axis in zip(modes.bases, domain.axes, strict=True):
+        if chosen.kind == "fourier":
+            Domain((axis,)).require_fft("T1's Fourier basis")
     return modes
 
 
@@ -281,7 +298,7 @@ def _checked_diffusion(model: T1, out_channels: int, diffusion: float | None) ->
     """Return `diffusion`; refuse what is no amount, or cannot be applied."""
     if diffusion is None:
         return None
-    if not diffusion >= 0 or not math.isfinite(diffusion):
+    if isinstance(diffusion, bool) or not isinstance(diffusion, (int, float)) or not 0 <= diffusion < math.inf:
         raise ValueError(f"T1 got diffusion={diffusion!r}; give viscosity times time step, 0 or more, or None")
     if model.in_channels != out_channels:
         raise ValueError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from opkernels.coefficients import relative_error, sobolev_weights, translate
 from opkernels.domains import Grid
+from opkernels.models.checks import check_input, check_parameters, grid_for
 from opkernels.models.t1 import T1
 from opkernels.training.schedules import learning_rate
 
@@ -48,6 +49,7 @@ def fit_coefficients(
     inputs: Tensor,
     targets: Tensor,
     *,
+    parameters: Tensor | None = None,
     grid: Grid | None = None,
     target_grid: Grid | None = None,
     epochs: int = 50,
@@ -61,12 +63,16 @@ def fit_coefficients(
 ) -> CoefficientFit:
     """Train a T1 in place, by AdamW with a cosine schedule, on the coefficients of given functions.
 
+    Everything is held in memory and nothing is written: for runs that are to be stopped and resumed, `opkernels.fit`.
+
     Parameters
     ----------
     model : T1
-        Without `n_parameters`.
     inputs, targets : Tensor, (S, C, *spatial)
-        Samples in the units that the model is to see (normalize them first), possibly on different grids.
+        Samples in the units that the model is to see (normalize them first), possibly on different grids. Their coefficients
+        are kept on the device of the model.
+    parameters : Tensor, (S, n_parameters), optional
+        Per-sample numbers; needed if and only if the model has ``n_parameters > 0``.
     grid, target_grid : Grid, optional
         Where they were sampled; by default on the model's domain.
     epochs, batch_size, lr, weight_decay
@@ -89,18 +95,26 @@ def fit_coefficients(
     Raises
     ------
     ValueError
-        If samples and model do not fit, a basis is not orthonormal, or the loss becomes infinite.
+        If samples and model do not fit, a basis is not orthonormal, a target is zero, or the loss becomes infinite.
     """
-    _check(model, inputs, targets, epochs, batch_size)
-    u, _ = _encoded(model, inputs, model.domain.grid_of(inputs) if grid is None else grid)
-    v, rest = _encoded(model, targets, model.domain.grid_of(targets) if target_grid is None else target_grid)
+    _check(model, inputs, targets, parameters, epochs, batch_size)
+    grid = grid_for("fit_coefficients", model.domain, model.in_channels, inputs, grid)
+    target_grid = grid_for("fit_coefficients", model.domain, model.project.out_features, targets, target_grid)
+    domain = grid.domain
+    directions = _directions(shifts, domain.ndim)
+    u, _ = _encoded(model, inputs, grid)
+    v, rest = _encoded(model, targets, target_grid)
+    numbers = None if parameters is None else parameters.to(u.device)
     energy = v.square().flatten(1).sum(1) + rest
+    wrong = ~energy.isfinite() | (energy <= 0)
+    if bool(wrong.any()):
+        number = int(wrong.nonzero()[0])
+        raise ValueError(f"target {number} is zero everywhere or not finite, so errors relative to it have no meaning; leave it out")
     done = CoefficientFit(floor=(rest / energy).sqrt().mean().item())
     if not quiet:
         print(f"irreducible error of the {model.modes.count} kept modes: {done.floor:.4g}", flush=True)
-    weights = sobolev_weights(model.bases, model.domain, order, v.device, v.dtype) if order else None
+    weights = sobolev_weights(model.bases, domain, order, v.device, v.dtype) if order else None
     rest = torch.zeros_like(rest) if order else rest
-    directions = torch.tensor(shifts, dtype=u.dtype, device=u.device).reshape(len(shifts), model.domain.ndim)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     steps, step = epochs * -(-len(u) // batch_size), 0
@@ -109,12 +123,13 @@ def fit_coefficients(
         for part in torch.randperm(len(u), generator=generator).split(batch_size):
             z, truth = u[part], v[part]
             if shifts:
-                by = torch.rand(len(part), len(shifts), generator=generator).to(u) @ directions
-                z, truth = (translate(c, model.bases, model.domain, by) for c in (z, truth))
+                by = (torch.rand(len(part), len(shifts), generator=generator).double() @ directions).to(u)
+                z, truth = (translate(c, model.bases, domain, by) for c in (z, truth))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate("cosine", lr, step, steps, warmup=0.05)
             optimizer.zero_grad(set_to_none=True)
-            loss = relative_error(model.network(z), truth, rest[part], weights)
+            predicted = model.network(z, None if numbers is None else numbers[part], domain)
+            loss = relative_error(predicted, truth, rest[part], weights)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -127,29 +142,35 @@ def fit_coefficients(
     return done
 
 
-def _check(model: T1, inputs: Tensor, targets: Tensor, epochs: int, batch_size: int) -> None:
-    if not isinstance(model, T1) or model.n_parameters:
-        raise ValueError("fit_coefficients trains a T1 without n_parameters; use opkernels.fit for other models")
+def _check(model: T1, inputs: Tensor, targets: Tensor, parameters: Tensor | None, epochs: int, batch_size: int) -> None:
+    if not isinstance(model, T1):
+        raise ValueError(f"fit_coefficients got a model of type {type(model).__name__}, but trains T1; use opkernels.fit for other models")
+    for name, x in (("inputs", inputs), ("targets", targets)):
+        check_input("fit_coefficients", name, x, model.lift.weight.dtype)
+    check_parameters("fit_coefficients", inputs, parameters, model.n_parameters)
     if len(inputs) != len(targets) or not len(inputs):
         raise ValueError(f"fit_coefficients got {len(inputs)} inputs and {len(targets)} targets; give one target for each input")
-    out_channels = model.project.out_features
-    if inputs.shape[1] != model.in_channels or targets.shape[1] != out_channels:
-        raise ValueError(
-            f"fit_coefficients got {inputs.shape[1]} channels in and {targets.shape[1]} out; "
-            f"the model maps {model.in_channels} to {out_channels}"
-        )
     if not all(b.orthonormal for b in model.bases):
         raise ValueError("fit_coefficients needs orthonormal bases, for Parseval; use legendre in place of chebyshev")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"fit_coefficients got epochs={epochs}, batch_size={batch_size}; give at least 1")
 
 
+def _directions(shifts: Sequence[Sequence[float]], d: int) -> Tensor:
+    """Return the directions as rows, (len(shifts), d)."""
+    if any(not isinstance(s, Sequence) or len(s) != d for s in shifts):
+        raise ValueError(f"fit_coefficients got shifts={shifts}; give vectors of {d} lengths, such as the periods ((1, 0), (0, 1)) in 2-D")
+    return torch.tensor(shifts, dtype=torch.float64).reshape(len(shifts), d)
+
+
 def _encoded(model: T1, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return coefficients (S, C, *modes) and the energy (S,) beside them, in their units."""
-    weights, unit = grid.weights(x.device, torch.float64), model.scale.double() ** 2 / grid.domain.measure
+    device, unit = model.scale.device, model.scale.double() ** 2 / grid.domain.measure
+    weights = grid.weights(device, torch.float64)
     coefficients, rest = [], []
     with torch.no_grad():
         for part in x.split(_CHUNK):
+            part = part.to(device)
             z = model.coefficients(part, grid)
             whole = (part.double().square() * weights).flatten(1).sum(1) * unit
             coefficients.append(z)

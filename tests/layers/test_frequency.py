@@ -96,8 +96,30 @@ def test_gradients_reach_every_parameter_twice_over(options):
     z = torch.randn(2, 3, 7, 4, dtype=torch.float64, requires_grad=True)
     e = torch.randn(2, 2, dtype=torch.float64)
     block(z, e).square().sum().backward()
-    assert all(p.grad.abs().max() > 1e-4 for p in block.parameters())
+    assert all(p.grad is not None and p.grad.abs().max() > 1e-4 for p in block.parameters())
     assert torch.autograd.gradgradcheck(lambda v: block(v, e)[:, :, :2, :2].square().sum(), (z,))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_a_unet_knows_neighbors_by_their_signed_wave_numbers(d):
+    """One convolution at the finest level reaches k - 1 and k + 1: the sine of one wave from the constant, not that of two."""
+    torch.manual_seed(0)
+    bases = [Basis("fourier", 9)] * d
+    net = FrequencyUNet(2, bases, n_levels=1).double()
+    with torch.no_grad():
+        next(net.up.parameters())[:, 2:] = 0  # cut the coarse level off
+        z = torch.zeros(1, 2, *[9] * d, dtype=torch.float64)
+        z[(0, 0, *[0] * d)] = 1
+        reached = (net(z) - net(0 * z)).abs().amax((0, 1)) > 1e-9
+    assert reached.nonzero().unique().tolist() == [0, 1, 2] and int(reached.sum()) == 3**d  # 1, cos 2 pi x, sin 2 pi x
+
+
+def test_a_unet_is_differentiable_twice():
+    torch.manual_seed(0)
+    net = FrequencyUNet(2, BASES[:2], n_levels=2, activation="tanh", n_embedding=1).double()
+    z, e = torch.randn(2, 2, 7, 4, dtype=torch.float64, requires_grad=True), torch.randn(2, 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: net(v, e)[:, :, :2, :2], (z,))
+    assert torch.autograd.gradgradcheck(lambda v: net(v, e)[:, :, :2, :2].square().sum(), (z,))
 
 
 def test_low_rank_has_few_parameters():
@@ -112,6 +134,9 @@ def test_low_rank_has_few_parameters():
         (lambda: Mixing("low_rank", 0), "rank=0; give a whole number of at least 1"),
         (lambda: Mixing("fast"), "kind='fast'; choose one of dense, low_rank, amortized, unet, local"),
         (lambda: Mixing("unet", causal=True), "its modes look both ways"),
+        (lambda: Mixing(causal="no"), "causal='no'; give true or false"),  # type: ignore
+        (lambda: Mixing.of(3), "mixing=3; give a name, such as dense, or a mapping"),  # type: ignore
+        (lambda: FrequencyUNet(2, BASES, n_levels=4), "n_levels=4, but 7 x 4 x 3 modes can be halved 3 times; give at most 3"),
         (lambda: Mixing.of({"kind": "dense", "rnak": 3}), "the mixing options rnak; choose from kind, rank, causal"),
         (lambda: FrequencyUNet(2, BASES, n_levels=0), "n_levels=0; give 1 to 3, and at least 1 each"),
         (lambda: FrequencyBlock(2, []), "number of bases=0; give 1 or more"),

@@ -12,7 +12,7 @@ import opkernels as ok
 from opkernels.coefficients import energy_share
 from opkernels.domains import Axis, Domain
 from opkernels.evaluation.probes import random_function
-from opkernels.layers.frequency import Mixing
+from opkernels.layers.frequency import FrequencyBlock, Mixing
 from opkernels.layers.spectral import SpectralConv
 from opkernels.mode_selection import TargetModes, ball, bases_for, box, strided_tail
 from opkernels.models.t1 import T1
@@ -47,14 +47,16 @@ def test_every_size_and_number_of_axes_works_and_every_parameter_is_used(lengths
         y = model(x, parameters=parameters)
         assert y.shape == (2, 3, *x.shape[2:])
         y.square().mean().backward()
-        norms = torch.stack([p.grad.norm() for p in model.parameters()])
+        norms = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
+        assert len(norms) == len(list(model.parameters()))
         assert norms.min() > 1e-5 * norms.max()
 
 
 def test_modes_are_anisotropic():
     model = t1(n_modes=(12, 5))
     assert model.lift_bias.weight.shape == (6, 11, 5)
-    assert [m.shape for m in model.blocks[0].mode_mixing.matrices] == [(6, 11, 11), (6, 5, 5)]
+    (matrices, *_) = [block.mode_mixing.matrices for block in model.blocks if isinstance(block, FrequencyBlock)]
+    assert [m.shape for m in matrices] == [(6, 11, 11), (6, 5, 5)]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,7 @@ def test_the_schemes_hold_for_complex_spectral_convolutions(n, n_modes):
     for _ in range(15):
         conv = SpectralConv(16, 16, n_modes)
         with torch.no_grad():
+            assert conv.bias is not None
             conv.bias.zero_()
             y = conv(x, grid) / math.sqrt(energy_share(x, grid, bases, "vp_white"))
         ratios.append((y.square().mean() / x.square().mean()).item())
@@ -182,6 +185,33 @@ def test_a_rollout_in_coefficients_is_one_in_samples(periodic):
         u = (torch.cos(2 * wave * x[0]) * torch.cos(3 * wave * x[1] / 2)).expand(1, 2, 16, 21)
         decay = math.exp(-3 * 1e-2 * wave**2 * (4 + 9 / 4))
         torch.testing.assert_close(model.double().rollout(u, 3)[:, 2], u * decay, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [(1.0, 2.0), (3.0, 0.5)])
+def test_diffusion_is_that_of_the_domain_of_the_samples(lengths):
+    """On another domain waves have other lengths, so they decay at other rates; integer modes do not tell."""
+    model, domain = T1(TORUS, 1, 1, n_modes=(9, 9), hidden_channels=4, n_layers=1, diffusion=1e-2).double(), Domain.periodic(*lengths)
+    with torch.no_grad():
+        model.project.weight.zero_()
+    grid = domain.grid(16, 15)
+    x, y = grid.coordinates(dtype=torch.float64)
+    u = torch.cos(2 * math.pi * (2 * x / lengths[0] + y / lengths[1]))[None, None]
+    rate = 1e-2 * 4 * math.pi**2 * (4 / lengths[0] ** 2 + 1 / lengths[1] ** 2)
+    torch.testing.assert_close(model(u, grid=grid), math.exp(-rate) * u, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.rollout(u, 2, grid=grid)[:, 1], math.exp(-2 * rate) * u, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixing", ["unet", "local"])
+def test_gradients_through_conditions_and_grids_are_right_twice_over(mixing):
+    model = t1(n_modes=(3, 3), hidden_channels=3, mixing=mixing, activation="tanh", n_parameters=1)
+    x, e = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True), torch.ones(1, 1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: model(v, parameters=e, output_shape=(3, 2)), (x,))
+    assert torch.autograd.gradgradcheck(lambda v: model(v, parameters=e, output_shape=(3, 2)).square().sum(), (x,))
+
+
+@pytest.mark.parametrize("mixing", ["dense", "amortized", "unet", "local"])
+def test_an_empty_batch_has_an_empty_output(mixing):
+    assert t1(mixing=mixing)(torch.zeros(0, 2, 16, 16, dtype=torch.float64)).shape == (0, 3, 16, 16)
 
 
 def test_points_are_samples_of_the_output_anywhere():
@@ -242,7 +272,9 @@ def test_float32_and_autocast_stay_close_to_float64(mixing):
     assert (single - y).norm() < 3e-6 * y.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = model(x.float())
+        there = model(x.float(), points=TORUS.grid(32, 32).coordinates().flatten(1).T)
     assert half.dtype == torch.float32 and (half - y).norm() < 0.03 * y.norm()
+    torch.testing.assert_close(there, half.flatten(2), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("mixing", [Mixing("low_rank", 2, causal=True), "amortized", "unet", "local"])
@@ -270,17 +302,27 @@ def test_learns_one_batch():
 
 
 X = torch.zeros(1, 2, 8, 8)
+HIGH = torch.cos(2 * math.pi * 6 * torch.arange(16) / 16).expand(1, 2, 16, 16)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: T1(TORUS, 2, 3, n_modes=(8,)), r"n_modes=\(8,\) on a 2-D domain; give one number of modes for each axis"),
-        (lambda: T1(TORUS, 2, 3, n_modes=(8, 0)), "n_modes=0; give one whole number"),
+        (lambda: T1(TORUS, 2, 3, n_modes=(8, 0)), r"n_modes=\(8, 0\); give one whole number"),
+        (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), mixing="unet"), "n_levels=6, but 7 x 7 modes can be halved 3 times; give at most 3"),
+        (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), diffusion="1e-3"), "diffusion='1e-3'; give viscosity times time step"),  # type: ignore
+        (lambda: T1(Domain.box(1.0, points="gauss"), 1, 1, n_modes=box(Domain.periodic(1.0), 5)), "T1's Fourier basis uses a Fourier"),
+        (lambda: t1().float().network(X), r"coefficients of shape \(1, 2, 8, 8\); expected \(batch, 2, 9, 7\)"),
+        (lambda: t1().float().initialize("vp_data", X), "zero everywhere, which have no energy to measure"),
+        (lambda: t1().float().initialize("vp_data", HIGH), "the kept modes hold nothing, so that no variance is left"),
         (lambda: T1(TORUS, 2, 0, n_modes=(8, 8)), "T1 got out_channels=0; give 1 or more"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), n_parameters=-1), "T1 got n_parameters=-1; give 0 or more"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), diffusion=0.1), "2 channels in and 3 out; a state needs as many out as in"),
-        (lambda: T1(CHANNEL, 2, 3, n_modes=(8, 8), mixing="local"), 'needs Fourier bases, but that of axis y is "cosine"; choose another'),
+        (
+            lambda: T1(CHANNEL, 2, 3, n_modes=(8, 8), mixing="local"),
+            'needs Fourier bases, but that of axis y is "cosine"; choose basis="fourier" there',
+        ),
         (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), basis="legendre", diffusion=0.1), '"legendre" of axis x has no wave numbers'),
         (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), diffusion=-1.0), "T1 got diffusion=-1.0; give viscosity times time step"),
         (lambda: T1(TORUS, 2, 3, n_modes=box(TORUS, (8, 8)), basis="cosine"), "which brings its own bases; leave basis out"),
@@ -301,7 +343,7 @@ X = torch.zeros(1, 2, 8, 8)
         (lambda: t1().float()(X, grid=CHANNEL.grid(8, 8)), "give the grid of x, with the same periodic axes"),
         (lambda: t1().float()(X, output_shape=(8,)), r"T1 got output_shape=\(8,\); give one size for each of the 2 axes"),
         (lambda: t1()(X), "T1 got x of dtype torch.float32, but its weights are torch.float64"),
-        (lambda: T1(None, 2, 3, n_modes=(8,)), "T1 got domain=None; give a Domain"),
+        (lambda: T1(None, 2, 3, n_modes=(8,)), "T1 got domain=None; give a Domain"),  # type: ignore
         (lambda: t1().float()(X, parameters=torch.zeros(1, 1)), r"parameters of shape \(1, 1\); expected None"),
         (lambda: t1(n_parameters=2).float()(X), r"parameters of shape None; expected \(1, 2\)"),
     ],

@@ -62,6 +62,18 @@ def test_what_was_learned_serves_every_grid_and_stays_above_the_floor(capsys):
     assert fit.floor == pytest.approx(rel_l2(model.samples(model.coefficients(y, TORUS.grid_of(y)), TORUS.grid_of(y)), y).item(), abs=1e-4)
 
 
+def test_conditions_belong_to_their_samples():
+    """Targets that are the input times its parameter: with the numbers shuffled there is nothing to learn."""
+    torch.manual_seed(0)
+    x = band_limited((16, 16), batch=32, k_max=2, dtype=torch.float32)
+    factors = torch.linspace(-1, 2, 32)[:, None]
+    model = T1(TORUS, 1, 1, n_modes=(5, 5), hidden_channels=16, n_layers=2, n_parameters=1)
+    fit = fit_coefficients(model, x, x * factors[..., None, None], parameters=factors, epochs=60, batch_size=8, lr=1e-2, quiet=True)
+    assert fit.losses[-1] < 0.5
+    other = fit_coefficients(model, x, x * factors[..., None, None], parameters=factors.flip(0), epochs=1, lr=1e-30, quiet=True)
+    assert other.losses[0] > 1
+
+
 def test_translations_of_the_data_cost_nothing_to_make():
     """Learned from moved copies, the map serves functions that are moved by no whole number of samples."""
     x, y = pairs(samples=12, k_max=1)
@@ -80,11 +92,16 @@ X = torch.ones(2, 1, 8, 8)
     "call, message",
     [
         (
-            lambda: fit_coefficients(FNO(TORUS, 1, 1, n_modes=(4, 4), hidden_channels=4, n_layers=1), X, X),
+            lambda: fit_coefficients(FNO(TORUS, 1, 1, n_modes=(4, 4), hidden_channels=4, n_layers=1), X, X),  # type: ignore
             "use opkernels.fit for other models",
         ),
         (lambda: fit_coefficients(model_of(), X, X[:1]), "2 inputs and 1 targets; give one target for each input"),
-        (lambda: fit_coefficients(model_of(), X, X.expand(-1, 2, -1, -1)), "1 channels in and 2 out; the model maps 1 to 1"),
+        (lambda: fit_coefficients(model_of(), X, X.expand(-1, 2, -1, -1)), r"2 channels in x of shape \(2, 2, 8, 8\); it was built for 1"),
+        (lambda: fit_coefficients(model_of(), X.double(), X), "inputs of dtype torch.float64, but its weights are torch.float32"),
+        (lambda: fit_coefficients(model_of(), X, X, grid=TORUS.grid(8, 9)), r"with a grid of shape \(8, 9\); give the grid of x"),
+        (lambda: fit_coefficients(model_of(), X, X * torch.eye(2)[0, :, None, None, None]), "target 1 is zero everywhere or not finite"),
+        (lambda: fit_coefficients(model_of(), X, X, shifts=(1.0, 2.0)), r"shifts=\(1.0, 2.0\); give vectors of 2 lengths"),  # type: ignore
+        (lambda: fit_coefficients(model_of(n_parameters=1), X, X), r"parameters of shape None; expected \(2, 1\)"),
         (lambda: fit_coefficients(model_of(), X, X, epochs=0), "epochs=0, batch_size=16; give at least 1"),
         (lambda: fit_coefficients(T1(TORUS, 1, 1, n_modes=(4, 4), basis="chebyshev"), X, X), "needs orthonormal bases"),
     ],
