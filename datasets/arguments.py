@@ -27,11 +27,12 @@ class Law:
 
 @dataclass(frozen=True)
 class RandomField:
-    """A random field of `opkernels.solvers`, one draw per sample, optionally transformed point by point."""
+    """A random field of `opkernels.solvers`, one draw per sample, optionally transformed point by point; or a component of a vector."""
 
     name: str
     arguments: Mapping[str, object]
     transform: Expression | None = None
+    component: int | None = None
 
 
 def function_of(expression: Expression, domain: Domain, parameters: dict[str, Tensor]):

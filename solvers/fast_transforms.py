@@ -96,12 +96,11 @@ def _prefers_product(kind: str, n: int, device_type: str) -> bool:
 
 
 def _product(x: Tensor, q: Tensor, dim: int) -> Tensor:
-    """Q x along dim, without moving memory for the last two axes."""
-    if dim % x.ndim == x.ndim - 1:
+    """Q x along dim, without moving memory: the axes behind it are the columns of one product."""
+    dim = dim % x.ndim
+    if dim == x.ndim - 1:
         return x @ q.mT
-    if dim % x.ndim == x.ndim - 2:
-        return q @ x
-    return (x.movedim(dim, -1) @ q.mT).movedim(-1, dim)
+    return (q @ x.flatten(dim + 1)).reshape(x.shape)
 
 
 @table

@@ -64,6 +64,8 @@ class RandomVelocity:
     torch.Size([2, 3, 24, 24, 24])
     """
 
+    vector = True  # a recipe gives its components to the fields of a solver
+
     def __init__(self, domain: Domain, *, spectrum: str = "inertial", peak: float = 3.0, energy: float = 1.0, cutoff: float | None = None):
         if not isinstance(domain, Domain) or domain.ndim not in (2, 3):
             raise ValueError(f"RandomVelocity got domain={domain!r}; give a Domain of two or three periodic axes")

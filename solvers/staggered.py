@@ -104,20 +104,27 @@ class Staggered:
 
     def divergence(self, u: Tensor) -> Tensor:
         """Return ∇·u at centers."""
-        terms = []
-        for axis, (part, h) in enumerate(zip(u.unbind(dim=1), self.grid.spacing, strict=True)):
-            p = self.padded(part, axis, axis)
-            terms.append(p.narrow(axis - self.ndim, 1, self.grid.shape[axis] + 1).diff(dim=axis - self.ndim) / h)
-        return functools.reduce(torch.add, terms)
+        return functools.reduce(torch.add, [self._upward(part, axis) for axis, part in enumerate(u.unbind(dim=1))])
+
+    def _upward(self, part: Tensor, axis: int) -> Tensor:
+        """Return (u[i+1] - u[i]) / h of the component across an axis."""
+        dim, h = axis - self.ndim, self.grid.spacing[axis]
+        if self.periodic(axis):
+            return (part.roll(-1, dim) - part) / h
+        part = part / h
+        return torch.cat([part.diff(dim=dim), -part.narrow(dim, -1, 1)], dim=dim)  # the upper wall: 0
 
     def gradient(self, p: Tensor) -> Tensor:
         """Return ∇p on faces, zero on walls."""
-        parts = []
-        for axis, h in enumerate(self.grid.spacing):
-            n = self.grid.shape[axis]
-            slope = self.padded(p, None, axis).narrow(axis - self.ndim, 0, n + 1).diff(dim=axis - self.ndim) / h
-            parts.append(slope)  # the ghost is repeated, so the wall sees no slope
-        return torch.stack(parts, dim=1)
+        return torch.stack([self._downward(p, axis) for axis in range(self.ndim)], dim=1)
+
+    def _downward(self, p: Tensor, axis: int) -> Tensor:
+        """Return (p[i] - p[i-1]) / h, zero on a wall."""
+        dim, h = axis - self.ndim, self.grid.spacing[axis]
+        if self.periodic(axis):
+            return (p - p.roll(1, dim)) / h
+        p = p / h
+        return torch.cat([torch.zeros_like(p.narrow(dim, 0, 1)), p.diff(dim=dim)], dim=dim)
 
     def pressure(self, divergence: Tensor) -> Tensor:
         """Return p with Δp = ∇·u, of mean zero, by cosine and Fourier transforms: exact for the operators above."""
@@ -127,7 +134,8 @@ class Staggered:
 
     def projected(self, u: Tensor) -> Tensor:
         """Return the divergence-free part of u."""
-        return u - self.gradient(self.pressure(self.divergence(u)))
+        p = self.pressure(self.divergence(u))
+        return torch.stack([part - self._downward(p, axis) for axis, part in enumerate(u.unbind(dim=1))], dim=1)
 
     def _basis(self) -> Eigenbasis:
         walls = tuple(("periodic", "periodic") if self.periodic(axis) else ("neumann", "neumann") for axis in range(self.ndim))
