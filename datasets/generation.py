@@ -12,19 +12,31 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from opkernels import __version__
 from opkernels.datasets import store
+from opkernels.datasets.particle_recipe import (
+    ParticleRecipe,
+    bytes_of_a_simulation,
+    draw_arguments,
+    first_frame,
+    read_particle_recipe,
+    solve_shard,
+)
+from opkernels.datasets.particle_store import layout_of, padded
+from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
 from opkernels.datasets.realization import constant_fields, draw_parameters, restriction_rules, solve_samples, solver_error
 from opkernels.datasets.recipe import Recipe, read_recipe
 from opkernels.datasets.recipe_files import bundled, load_data, override
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
 from opkernels.datasets.workers import run_tasks
-from opkernels.storage import read_tensors, write_tensors, write_text
+from opkernels.storage import read_header, read_tensors, write_tensors, write_text
 
 __all__ = ["generate"]
 
@@ -36,26 +48,27 @@ def generate(
     path: str | os.PathLike,
     *,
     samples: int | None = None,
-    resolution: int | tuple[int, ...] | None = None,
+    resolution: float | tuple[int, ...] | None = None,
     seed: int | None = None,
     workers: int | None = None,
-) -> Trajectories:
+) -> Trajectories | ParticleTrajectories:
     """Solve a recipe and store the dataset.
 
     Parameters
     ----------
     recipe : name of a bundled recipe, path of a YAML file, or dict
-        See `opkernels.datasets.recipe` for its keys.
+        See `opkernels.datasets.recipe` for its keys, and `opkernels.datasets.particle_recipe` for those of particles, which
+        name a ``flow`` in place of a solver.
     path : path
         The file to make. If it is already there, made by the same recipe, it is opened.
     samples, resolution, seed : optional
-        Take the place of those of the recipe.
+        Take the place of those of the recipe; the resolution of particles is their spacing.
     workers : int, optional
         Processes; one per core by default. The result does not depend on it.
 
     Returns
     -------
-    Trajectories
+    Trajectories, or ParticleTrajectories
 
     Raises
     ------
@@ -74,25 +87,55 @@ def generate(
     >>> data = generate("fno_navier_stokes_1e-3", "ns.nc", samples=20)  # doctest: +SKIP
     """
     changes = {"samples": samples, "resolution": resolution, "seed": seed}
-    checked = read_recipe(load_data(recipe) | {k: _plain(v) for k, v in changes.items() if v is not None})
+    data = load_data(recipe) | {k: _plain(v) for k, v in changes.items() if v is not None}
+    kind = _kind_of(data)
+    checked = kind.read(data)
     workers = _usable_cores() if workers is None else workers
     if not isinstance(workers, int) or workers < 1:
         raise ValueError(f"generate got workers={workers!r}; give a number of processes, at least 1")
-    _header(checked, dict.fromkeys(checked.parameters, np.empty(0)), {})  # names given twice are told before the work
     path = Path(path)
     folder = path.with_name(path.name + ".parts")
     try:
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give the name of a file in it, such as {path / 'data.nc'}")
-        if not _is_done(path, checked):
+        if not _is_done(path, kind, checked):
             with _locked(folder, path):
-                if not _is_done(path, checked):  # the process that had the lock may have made it
-                    _solve_shards(folder, path, checked, workers)
-                    _assemble(folder, path, checked)
+                if not _is_done(path, kind, checked):  # the process that had the lock may have made it
+                    _solve_shards(folder, path, kind, checked, workers)
+                    _assemble(folder, path, kind, checked)
                 shutil.rmtree(folder)
     except OSError as error:
         raise store.cannot_write(path, error) from error
-    return open_trajectories(path)
+    return kind.open(path)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What generation asks of a kind of recipe.
+
+    Parameters
+    ----------
+    read : callable
+        ``data -> recipe``, checked.
+    open : callable
+        ``path -> dataset``.
+    solve : callable
+        ``(recipe, samples) -> tensors`` of a shard.
+    bytes_of : callable
+        ``recipe -> bytes`` of one sample.
+    write : callable
+        ``(path, recipe, folder, errors)``: the file from its shards.
+    """
+
+    read: Callable[[Mapping], Any]
+    open: Callable[[Path], Any]
+    solve: Callable[[Any, range], dict]
+    bytes_of: Callable[[Any], int]
+    write: Callable[[Path, Any, Path, dict], None]
+
+
+def _kind_of(data: Mapping) -> _Kind:
+    return _PARTICLES if "flow" in data else _GRIDS
 
 
 def _plain(value):
@@ -106,12 +149,11 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_done(path: Path, recipe: Recipe) -> bool:
+def _is_done(path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe) -> bool:
     """Return whether the file is there; refuse one that was made otherwise."""
     if not path.exists():
         return False
-    header, _ = store.read_header(path)
-    if header.attributes.get("recipe") != json.dumps(recipe.plain):
+    if kind.open(path).attributes.get("recipe") != json.dumps(recipe.plain):
         raise ValueError(f"{path} is already there and was not made by this recipe; choose another file, or remove it")
     return True
 
@@ -149,7 +191,7 @@ def _shard_file(folder: Path, shard: int) -> Path:
     return folder / f"{shard:06d}.shard"
 
 
-def _solve_shards(folder: Path, path: Path, recipe: Recipe, workers: int) -> None:
+def _solve_shards(folder: Path, path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe, workers: int) -> None:
     """Make the shards that are not there yet, and measure the solver's own error."""
     from tqdm import tqdm
 
@@ -159,7 +201,7 @@ def _solve_shards(folder: Path, path: Path, recipe: Recipe, workers: int) -> Non
         left.unlink()
     done = [shard for shard in range(len(recipe.shards)) if _is_whole(_shard_file(folder, shard))]
     todo = [shard for shard in range(len(recipe.shards)) if shard not in done]
-    _require_space(folder, path, recipe, todo)
+    _require_space(folder, path, kind.bytes_of(recipe), recipe, todo)
     if recipe.checked and not (folder / "error.json").exists():
         todo.insert(0, _ERROR_TASK)
     solved = sum(len(recipe.shards[shard]) for shard in done)
@@ -196,15 +238,15 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _bytes_of(recipe: Recipe, samples: int) -> int:
+def _bytes_of_a_sample(recipe: Recipe) -> int:
     constant = constant_fields(recipe)
     fields = sum(1 if name in constant or recipe.times is None else len(recipe.times) for name in restriction_rules(recipe))
-    return samples * fields * math.prod(recipe.resolution) * np.dtype(recipe.dtype).itemsize
+    return fields * math.prod(recipe.resolution) * np.dtype(recipe.dtype).itemsize
 
 
-def _require_space(folder: Path, path: Path, recipe: Recipe, todo: list[int]) -> None:
-    """Refuse to begin what cannot end: the disk holds the missing shards and the file."""
-    needed = _bytes_of(recipe, recipe.samples) + _bytes_of(recipe, sum(len(recipe.shards[shard]) for shard in todo))
+def _require_space(folder: Path, path: Path, one: int, recipe: Recipe | ParticleRecipe, todo: list[int]) -> None:
+    """Refuse to begin what cannot end: the disk holds the missing shards and the file, of samples of `one` bytes each."""
+    needed = one * (recipe.samples + sum(len(recipe.shards[shard]) for shard in todo))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
@@ -215,19 +257,28 @@ def _require_space(folder: Path, path: Path, recipe: Recipe, todo: list[int]) ->
 
 def make_shard(job: dict, shard: int) -> None:
     """Make one shard of a job, or measure the solver's own error; what a worker runs."""
-    recipe, folder = read_recipe(job["recipe"]), Path(job["folder"])
+    kind, folder = _kind_of(job["recipe"]), Path(job["folder"])
+    recipe = kind.read(job["recipe"])
     if shard == _ERROR_TASK:
         write_text(folder / "error.json", json.dumps(solver_error(recipe)))
         return
     file = _shard_file(folder, shard)
-    tensors = solve_samples(recipe, recipe.shards[shard])
+    tensors = kind.solve(recipe, recipe.shards[shard])
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     try:
-        write_tensors(file, tensors, {"first": recipe.shards[shard].start})
+        write_tensors(file, tensors, {"first": recipe.shards[shard].start, "shapes": shapes})
     except Exception as error:  # safetensors has a kind of error of its own for a full disk
         if isinstance(error, OSError) or "os error" in str(error):
             told = store.cannot_write(file, error if isinstance(error, OSError) else OSError(str(error)))
             raise ValueError(f"{told}; finished shards stay, and the same call goes on from there") from error
         raise
+
+
+def _read_grids(data: Mapping) -> Recipe:
+    """Read a recipe of fields on grids; names given twice are told before the work."""
+    recipe = read_recipe(data)
+    _header(recipe, dict.fromkeys(recipe.parameters, np.empty(0)), {})
+    return recipe
 
 
 def _header(recipe: Recipe, parameters: Mapping[str, np.ndarray], errors: Mapping[str, list[float]]) -> store.Header:
@@ -241,32 +292,60 @@ def _header(recipe: Recipe, parameters: Mapping[str, np.ndarray], errors: Mappin
         {name: store.Variable(np.dtype(recipe.dtype), name not in constant, {"restriction": rule}) for name, rule in rules.items()},
         parameters,
         {
-            "title": recipe.plain["title"] or f"{recipe.samples} samples of {recipe.solver}",
-            "source": f"opkernels {__version__}, {recipe.solver}",
-            "references": recipe.plain["references"],
-            "recipe": json.dumps(recipe.plain),
-            "solver": recipe.solver,
-            "seed": recipe.seed,
-            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+            **_provenance(recipe, "solver", recipe.solver),
             # attributes hold 64 kB: of very long evolutions the last error is kept
             **{name: values if len(values) <= 4000 else values[-1:] for name, values in errors.items()},
         },
     )
 
 
-def _assemble(folder: Path, path: Path, recipe: Recipe) -> None:
+def _provenance(recipe: Recipe | ParticleRecipe, what: str, name: str) -> dict[str, object]:
+    return {
+        "title": recipe.plain["title"] or f"{recipe.samples} samples of {name}",
+        "source": f"opkernels {__version__}, {name}",
+        "references": recipe.plain["references"],
+        "recipe": json.dumps(recipe.plain),
+        what: name,
+        "seed": recipe.seed,
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+    }
+
+
+def _assemble(folder: Path, path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe) -> None:
     """Write the file from its shards, under another name first."""
     errors = json.loads((folder / "error.json").read_text()) if recipe.checked else {}
-    header = _header(recipe, draw_parameters(recipe, range(recipe.samples)), errors)
     whole = folder / "whole.nc"
-    store.write(whole, header, _blocks(folder, recipe))
+    kind.write(whole, recipe, folder, errors)
     whole.replace(path)
 
 
-def _blocks(folder: Path, recipe: Recipe) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _write_grids(path: Path, recipe: Recipe, folder: Path, errors: dict) -> None:
+    store.write(path, _header(recipe, draw_parameters(recipe, range(recipe.samples)), errors), _blocks(folder, recipe))
+
+
+def _write_particles(path: Path, recipe: ParticleRecipe, folder: Path, errors: dict) -> None:
+    """Write all simulations, filled up to the largest number of particles among them."""
+    shards = [read_header(_shard_file(folder, shard))["shapes"] for shard in range(len(recipe.shards))]
+    n = max(shapes["position"][2] for shapes in shards)
+    first, _ = read_tensors(_shard_file(folder, 0))
+    arrays = {name: padded(name, tensor[:1].numpy(), n) for name, tensor in first.items() if name != "support"}
+    kinds = {name: ((recipe.samples, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+    support = np.concatenate([block["support"] for _, block in _blocks(folder, recipe)])
+    parameters = {"support": support, **draw_arguments(recipe, range(recipe.samples))}
+    told = _provenance(recipe, "flow", recipe.flow)
+    layout = layout_of(first_frame(recipe).particles.domain, np.array(recipe.times), kinds, parameters, told)
+    blocks = ((at, {name: padded(name, block[name], n) for name in kinds}) for at, block in _blocks(folder, recipe))
+    store.write_layout(path, layout, blocks)
+
+
+def _blocks(folder: Path, recipe: Recipe | ParticleRecipe) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     for shard, samples in enumerate(recipe.shards):
         tensors, _ = read_tensors(_shard_file(folder, shard))
         yield samples.start, {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+_GRIDS = _Kind(_read_grids, open_trajectories, solve_samples, _bytes_of_a_sample, _write_grids)
+_PARTICLES = _Kind(read_particle_recipe, open_particles, solve_shard, bytes_of_a_simulation, _write_particles)
 
 
 def run(arguments) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from opkernels.datasets.fields import Field
-from opkernels.datasets.store import StoredArray
+from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
+from opkernels.datasets.store import StoredArray, holds_particles
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
 
-__all__ = ["describe", "draw"]
+__all__ = ["describe", "draw", "draw_particles"]
 
 _LOOKED_AT = 4  # samples read for the statistics
 
@@ -30,7 +31,7 @@ def describe(path: str | os.PathLike) -> str:
     ValueError
         If it is not a readable native file.
     """
-    rows = list(_rows(open_trajectories(path), Path(path)))
+    rows = list(_particle_rows(open_particles(path), Path(path)) if holds_particles(path) else _rows(open_trajectories(path), Path(path)))
     width = max(len(name) for name, _ in rows) + 2
     return "\n".join(f"{name:<{width}}{text}".rstrip() for name, text in rows)
 
@@ -43,20 +44,51 @@ def _rows(data: Trajectories, path: Path) -> Iterator[tuple[str, str]]:
         if data.attributes.get(key):
             yield key, str(data.attributes[key])
     yield "samples", str(len(data))
-    if data.times is None:
-        yield "times", "stationary"
-    else:
-        steps = np.diff(data.times)
-        every = f", every {steps[0]:.4g}" if len(steps) and np.allclose(steps, steps[0]) else ""
-        yield "times", f"{len(data.times)} from {data.times[0]:.4g} to {data.times[-1]:.4g}{every}"
+    yield "times", "stationary" if data.times is None else _span(data.times)
     for axis, n in zip(data.domain.axes, data.shape, strict=True):
         kind = "periodic" if axis.periodic else "walls"
         yield f"axis {axis.name}", f"[{axis.lower:.6g}, {axis.upper:.6g}] {kind}, {n} {axis.points} samples, spacing {axis.spacing(n):.4g}"
     for name, field in data.fields.items():
         yield f"field {name}", f"{field.dtype} {' x '.join(map(str, field.shape))}, restricted by {field.rule}; {_statistics(field)}"
-    for name, values in data.parameters.items():
+    yield from _parameters(data.parameters)
+    yield from _provenance(data.attributes)
+
+
+def _span(times: np.ndarray) -> str:
+    steps = np.diff(times)
+    every = f", every {steps[0]:.4g}" if len(steps) and np.allclose(steps, steps[0]) else ""
+    return f"{len(times)} from {times[0]:.4g} to {times[-1]:.4g}{every}"
+
+
+def _parameters(parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    for name, values in parameters.items():
         yield f"parameter {name}", f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}, first {values[0]:.6g}"
-    yield from _provenance(data)
+
+
+def _particle_rows(data: ParticleTrajectories, path: Path) -> Iterator[tuple[str, str]]:
+    yield "file", f"{path}, {_size(path.stat().st_size)}"
+    for key in ("title", "references"):
+        if data.attributes.get(key):
+            yield key, str(data.attributes[key])
+    yield "samples", f"{len(data)} simulations"
+    yield "times", _span(data.times)
+    for axis in data.domain.axes:
+        yield f"axis {axis.name}", f"[{axis.lower:.6g}, {axis.upper:.6g}] {'periodic' if axis.periodic else 'open or walls'}"
+    kinds = np.asarray(data.arrays["particle_type"][:])
+    fluid, walls = (kinds == 0).sum(1), (kinds > 0).sum(1)
+    yield "particles", f"{fluid.min()} to {fluid.max()} of fluid, {walls.min()} to {walls.max()} of walls"
+    yield "arrays", ", ".join(f"{name} {array.dtype}" for name, array in data.arrays.items())
+    first = data[0].velocities
+    bad = int((~first.isfinite()).sum())
+    speed = (
+        "NaN or infinite"
+        if bad
+        else f"rms {float(first[0].square().sum(-1).mean().sqrt()):.3g} at first, "
+        + (f"{float(first[-1].square().sum(-1).mean().sqrt()):.3g} at last")
+    )
+    yield "speed", f"{speed} in the first sample"
+    yield from _parameters(data.parameters)
+    yield from _provenance(data.attributes)
 
 
 def _statistics(field: Field) -> str:
@@ -73,8 +105,7 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _provenance(data: Trajectories) -> Iterator[tuple[str, str]]:
-    told = data.attributes
+def _provenance(told: Mapping) -> Iterator[tuple[str, str]]:
     if "source" in told:
         yield "made by", f"{told['source']} ({told.get('versions', 'versions unknown')}), seed {told.get('seed', 'unknown')}"
     for key, what in (("solver_error", "n against 2n in float64"), ("solver_error_time", "dt against dt/2")):
@@ -148,12 +179,50 @@ def draw(data: Trajectories, path: str | os.PathLike, *, samples: int = 3, times
         bar.ax.tick_params(labelsize=7, length=2)
     if data.domain.ndim == 1 and data.times is not None:
         panels[-1][0].set_xlabel("time", fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure, path: str | os.PathLike) -> None:
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
         from opkernels.datasets.store import cannot_write
 
         raise cannot_write(Path(path), error) from error
+
+
+def draw_particles(data: ParticleTrajectories, path: str | os.PathLike, *, samples: int = 3, times: int = 5) -> None:
+    """Draw the first simulations at some times, colored by speed, one row each; one-dimensional ones as velocity over place.
+
+    Parameters
+    ----------
+    data : ParticleTrajectories
+    path : path
+        PNG (or PDF, SVG) to write.
+    samples, times : int
+        Rows and columns.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = list(data[:samples])
+    steps = np.unique(np.linspace(0, len(data.times) - 1, times).round().astype(int))
+    x, y = data.domain.extent[:2] if data.domain.ndim > 1 else (2.0, 1.0)
+    figure = Figure(figsize=(2.1 * len(steps), (float(np.clip(2.1 * y / x, 0.8, 4.0)) + 0.4) * len(runs)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for line, run in zip(figure.subplots(len(runs), len(steps), squeeze=False, sharex=True, sharey=True), runs, strict=True):
+        fastest = float(run.velocities.norm(dim=-1).max())
+        for axes, step in zip(line, steps.tolist(), strict=True):
+            place, v = run.particles.replace(positions=run.positions[step], densities=None).wrapped(), run.velocities[step]
+            up = v[:, 0] if data.domain.ndim == 1 else place[:, 1]
+            axes.scatter(place[:, 0], up, c=v.norm(dim=1), s=2, vmin=0, vmax=fastest, cmap="viridis")
+            if run.walls is not None:
+                axes.scatter(run.walls[:, 0], run.walls[:, 1], c="0.7", s=1)
+            if data.domain.ndim > 1:
+                axes.set_aspect("equal")
+            axes.set_title(f"t = {data.times[step]:.4g}", fontsize=8)
+            axes.tick_params(labelsize=6, length=2)
+    _save(figure, path)
 
 
 def _plane(field: Field, data: Trajectories, row: int, step: int) -> np.ndarray:
@@ -179,5 +248,8 @@ def run(arguments) -> None:
     """Run ``opkernels inspect``."""
     print(describe(arguments.file))
     if arguments.picture:
-        draw(open_trajectories(arguments.file), arguments.picture)
+        if holds_particles(arguments.file):
+            draw_particles(open_particles(arguments.file), arguments.picture)
+        else:
+            draw(open_trajectories(arguments.file), arguments.picture)
         print(f"picture in {arguments.picture}")

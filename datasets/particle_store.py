@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from opkernels.datasets import store
 from opkernels.domains import Domain
 from opkernels.solvers.sph import ParticleTrajectory
 
-__all__ = ["FLUID", "MOVING_WALL", "NOBODY", "WALL", "layout_of", "padded", "particle_arrays", "read_particles"]
+__all__ = ["FLUID", "MOVING_WALL", "NOBODY", "WALL", "kinds_of", "layout_of", "padded", "particle_arrays", "read_particles"]
 
 FLUID, WALL, MOVING_WALL, RIGID, NOBODY = 0, 1, 2, 3, -1
 SCHEMA = "particles 1"
@@ -75,8 +76,8 @@ def particle_arrays(run: ParticleTrajectory, dtype: str) -> dict[str, np.ndarray
 
 
 def padded(name: str, array: np.ndarray, n: int) -> np.ndarray:
-    """Fill the axis of particles of one simulation's array up to n."""
-    axis = _DIMS[name].index("particle") - 1
+    """Fill the axis of particles up to n, of an array with all of its dimensions or without the samples."""
+    axis = _DIMS[name].index("particle") + array.ndim - len(_DIMS[name])
     missing = n - array.shape[axis]
     if not missing:
         return array
@@ -85,16 +86,14 @@ def padded(name: str, array: np.ndarray, n: int) -> np.ndarray:
 
 
 def layout_of(
-    domain: Domain, times: np.ndarray, arrays: Mapping[str, object], parameters: Mapping[str, np.ndarray], attributes: Mapping[str, object]
+    domain: Domain,
+    times: np.ndarray,
+    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    parameters: Mapping[str, np.ndarray],
+    attributes: Mapping[str, object],
 ) -> store.Layout:
-    """Return the layout of a file.
-
-    Parameters
-    ----------
-    arrays : mapping
-        Names to arrays, or anything with the shape and dtype they will have.
-    """
-    shapes = {name: (tuple(a.shape), np.dtype(a.dtype)) for name, a in arrays.items()}  # type: ignore[attr-defined]
+    """Return the layout of a file of `arrays`, given by their shapes and types; refuse what does not belong together."""
+    shapes = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in arrays.items()}
     samples, n_times, n, d = shapes["position"][0]
     sizes = {"sample": samples, "time": n_times, "particle": n, "dim": d}
     if d != domain.ndim or n_times != len(times):
@@ -116,6 +115,11 @@ def layout_of(
     variables = {name: (_DIMS[name], *shapes[name], _ATTRIBUTES.get(name, {})) for name in _DIMS if name in shapes}
     told = {**attributes, **_axes_told(domain), "opkernels_schema": SCHEMA, "domain": json.dumps(domain.to_dict())}
     return store.Layout(samples, told, coordinates, parameters, variables)
+
+
+def kinds_of(arrays: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return the shapes and types of arrays."""
+    return {name: (tuple(array.shape), np.dtype(array.dtype)) for name, array in arrays.items()}
 
 
 def _axes_told(domain: Domain) -> dict[str, object]:
@@ -159,7 +163,7 @@ def _contents(file, path: Path):
     absent = [name for name in _NEEDED if name not in arrays] + ([] if "support" in parameters else ["support"])
     if absent:
         raise ValueError(f"{path} holds no {absent[0]}; a file of particles has {', '.join(_NEEDED)} and support")
-    layout_of(domain, times, arrays, parameters, {})
+    layout_of(domain, times, kinds_of(arrays), parameters, {})
     return domain, times, arrays, parameters, attributes
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opkernels.datasets import store
-from opkernels.datasets.particle_store import FLUID, MOVING_WALL, WALL, layout_of, padded, particle_arrays, read_particles
+from opkernels.datasets.particle_store import FLUID, MOVING_WALL, WALL, kinds_of, layout_of, padded, particle_arrays, read_particles
 from opkernels.domains import Domain
 from opkernels.particles import ParticleSet
 from opkernels.solvers.sph import ParticleTrajectory
@@ -56,7 +56,7 @@ class ParticleTrajectories(Sequence):
     ):
         self.domain, self.times = domain, store.check_times(times)
         self.arrays, self.parameters, self.attributes = dict(arrays), dict(parameters), dict(attributes or {})
-        layout_of(domain, self.times, self.arrays, self.parameters, {})  # refuses shapes that do not belong together
+        layout_of(domain, self.times, kinds_of(self.arrays), self.parameters, {})  # refuses shapes that do not belong together
         self._rows = np.arange(len(self.arrays["position"])) if rows is None else rows
 
     @classmethod
@@ -157,7 +157,7 @@ class ParticleTrajectories(Sequence):
 
     def _layout(self) -> store.Layout:
         n = len(self._rows)
-        arrays = {name: _Shape((n, *array.shape[1:]), array.dtype) for name, array in self.arrays.items()}
+        arrays = {name: ((n, *shape[1:]), dtype) for name, (shape, dtype) in kinds_of(self.arrays).items()}
         parameters = {name: values[self._rows] for name, values in self.parameters.items()}
         return layout_of(self.domain, self.times, arrays, parameters, self.attributes)
 
@@ -174,7 +174,7 @@ class ParticleTrajectories(Sequence):
         particles = ParticleSet(
             positions[0], masses, float(self.parameters["support"][row]), self.domain, densities=None if rho is None else rho[0]
         )
-        walled = {"walls": x[0, wall], "wall_velocities": v[0, wall]} if wall.any() else {}
+        walled = bool(wall.any())
         return ParticleTrajectory(
             tuple(self.times.tolist()),
             positions,
@@ -183,18 +183,12 @@ class ParticleTrajectories(Sequence):
             torch.zeros_like(positions[..., 0]) if p is None else p,
             particles,
             scalars["energy"],
-            **walled,
+            walls=x[0, wall] if walled else None,
+            wall_velocities=v[0, wall] if walled else None,
         )
 
     def _read(self, name: str, row: int) -> Tensor:
         return torch.from_numpy(np.array(self.arrays[name][row], dtype=np.float64))
-
-
-class _Shape:
-    """The shape and type of an array that is not there yet."""
-
-    def __init__(self, shape: tuple[int, ...], dtype):
-        self.shape, self.dtype = shape, dtype
 
 
 def _unwrapped(x: Tensor, domain: Domain) -> Tensor:

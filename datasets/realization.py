@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from opkernels import solvers
 from opkernels.datasets.arguments import Law, RandomField, function_of
 from opkernels.datasets.expressions import Expression
@@ -21,16 +19,18 @@ from opkernels.datasets.recipe import Recipe
 from opkernels.datasets.restriction import default_rule, reaches, restrict
 from opkernels.domains import Grid
 from opkernels.resample import resample
+from torch import Tensor
 
 __all__ = ["constant_fields", "draw_parameters", "restriction_rules", "solve_samples", "solver_error"]
 
 
 def draw_parameters(recipe: Recipe, samples: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the per-sample numbers of a recipe by name, each (len(samples),) in float64."""
-    return {name: _draw(law, recipe.seed, name, samples) for name, law in recipe.parameters.items()}
+    return {name: draw(law, recipe.seed, name, samples) for name, law in recipe.parameters.items()}
 
 
-def _draw(law: Law, seed: int, name: str, samples: Sequence[int]) -> np.ndarray:
+def draw(law: Law, seed: int, name: str, samples: Sequence[int]) -> np.ndarray:
+    """Return what a law draws for some samples; a function of the seed, the name and the sample's own number."""
     stream = zlib.crc32(name.encode())
     uniform = np.array([np.random.Generator(np.random.PCG64([seed, stream, sample])).random() for sample in samples])
     if law.kind == "choice":

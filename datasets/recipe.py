@@ -25,19 +25,18 @@ as code.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import keyword
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from opkernels import solvers
 from opkernels.datasets.arguments import Law, RandomField, try_solver
 from opkernels.datasets.expressions import Expression, constant
 from opkernels.datasets.recipe_files import load_data
+from opkernels.datasets.recipe_values import Mistakes, hint, read_dtype, read_law, read_times, whole
 from opkernels.domains import Domain
 
 __all__ = ["Recipe", "read_recipe"]
@@ -54,7 +53,6 @@ _EXAMPLES = {
 }
 _SHARD_BYTES = 1 << 25
 _COEFFICIENT = "coefficient"  # the name of a stationary solver's input
-_MOST_TIMES = 100_000
 _LARGEST_BATCH = 16
 
 
@@ -114,10 +112,10 @@ def read_recipe(recipe: str | os.PathLike | Mapping) -> Recipe:
     ValueError
         With every mistake found: unknown keys (and what was probably meant), missing keys, values of the wrong kind.
     """
-    data, mistakes = load_data(recipe), _Mistakes()
+    data, mistakes = load_data(recipe), Mistakes()
     _check_keys(data, mistakes)
     values = {key: mistakes.of(read, data.get(key, default)) for key, (read, default) in _OPTIONS.items()}
-    for key, read in (("solver", _solver), ("domain", _domain), ("samples", _samples), ("times", _times)):
+    for key, read in (("solver", _solver), ("domain", _domain), ("samples", _samples), ("times", read_times)):
         values[key] = mistakes.of(read, data[key]) if data.get(key) is not None else None
     if values["solver"]:
         _check_kind(data, values["solver"], mistakes)
@@ -146,21 +144,21 @@ def _needs(solver) -> tuple[str, ...]:
     return ("coefficient",) if _is_stationary(solver) else ("initial", "times")
 
 
-def _check_keys(data: Mapping, mistakes: _Mistakes) -> None:
+def _check_keys(data: Mapping, mistakes: Mistakes) -> None:
     known = [*_REQUIRED, "initial", "coefficient", "times", *_OPTIONS]
     for key in data:
         if key not in known:
-            mistakes.append(f"there is no key {key}; {_hint(str(key), known)}")
+            mistakes.append(f"there is no key {key}; {hint(str(key), known)}")
     _check_missing(data, _REQUIRED, mistakes)
 
 
-def _check_missing(data: Mapping, keys: Sequence[str], mistakes: _Mistakes) -> None:
+def _check_missing(data: Mapping, keys: Sequence[str], mistakes: Mistakes) -> None:
     for key in keys:
         if data.get(key) is None:
             mistakes.append(f"the key {key} is missing; add for instance {key}: {_EXAMPLES[key]}")
 
 
-def _check_kind(data: Mapping, solver, mistakes: _Mistakes) -> None:
+def _check_kind(data: Mapping, solver, mistakes: Mistakes) -> None:
     """Refuse keys of the other kind of solver, and a lack of those of this one."""
     _check_missing(data, _needs(solver), mistakes)
     for key in {"initial", "coefficient", "times"} - set(_needs(solver)):
@@ -170,11 +168,11 @@ def _check_kind(data: Mapping, solver, mistakes: _Mistakes) -> None:
             )
 
 
-def _read_formulas(data: Mapping, values: dict, mistakes: _Mistakes) -> None:
+def _read_formulas(data: Mapping, values: dict, mistakes: Mistakes) -> None:
     """Read laws, the solver's arguments and its inputs, which may use one another's names."""
     solver, axes = values["solver"], values["domain"].names
     named = values["parameters"] or {}
-    laws = {name: mistakes.of(_law, law, f"parameters.{name}") for name, law in named.items()}
+    laws = {name: mistakes.of(read_law, law, f"parameters.{name}") for name, law in named.items()}
     names = [*axes, *([] if _is_stationary(solver) else ["t"]), *laws]
     values["arguments"] = mistakes.of(_arguments, data["solver"], solver, names, mistakes) or {}
     mistakes.of(_check_forcing, values["arguments"].get("forcing"), data["solver"].get("forcing"), [*laws])
@@ -197,7 +195,7 @@ def _check_forcing(forcing, told, laws: list[str]) -> None:
         )
 
 
-def _check_names(named: Mapping, arguments: Mapping, solver, axes: tuple[str, ...], mistakes: _Mistakes) -> None:
+def _check_names(named: Mapping, arguments: Mapping, solver, axes: tuple[str, ...], mistakes: Mistakes) -> None:
     """Refuse parameters without a usable name, and names that would mean two things in expressions or in the file."""
     taken = {"sample": "a dimension of the file", "time": "a dimension of the file"}
     taken |= {"pi": "a number", "t": "the time", "value": "the random field in a transform"}
@@ -217,44 +215,8 @@ def _check_names(named: Mapping, arguments: Mapping, solver, axes: tuple[str, ..
             mistakes.append(f"the parameter {name} has the name of {taken[name]}; rename it")
 
 
-class _Mistakes(list):
-    """What is wrong with a recipe."""
-
-    def of(self, read: Callable, *arguments) -> Any:
-        """Return what `read` makes of the arguments, or note its complaint."""
-        try:
-            return read(*arguments)
-        except ValueError as error:
-            self.append(str(error))
-            return None
-
-    def refuse(self, recipe) -> None:
-        if self:
-            name = "the recipe" if isinstance(recipe, Mapping) else f"recipe {recipe}"
-            many = f" has {len(self)} mistakes" if len(self) > 1 else ""
-            raise ValueError(f"{name}{many}: " + "; also, ".join(self))
-
-
-def _hint(name: str, known) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-
-
-def _whole(value, what: str, lowest: int) -> int:
-    number = constant(value, what)
-    if number != int(number) or number < lowest or number >= 1 << 32:
-        raise ValueError(f"{what} is {value!r}; give a whole number of at least {lowest}")
-    return int(number)
-
-
 def _samples(value) -> int:
-    return _whole(value, "samples", 1)
-
-
-def _dtype(value) -> str:
-    if value not in ("float32", "float64"):
-        raise ValueError(f"dtype is {value!r}; choose float32 or float64")
-    return value
+    return whole(value, "samples", 1)
 
 
 def _step(value) -> float | None:
@@ -272,11 +234,11 @@ def _keys(value) -> dict:
 
 _OPTIONS = {  # key: (reader, default)
     "parameters": (_keys, {}),
-    "seed": (lambda value: _whole(value, "seed", 0), 0),
+    "seed": (lambda value: whole(value, "seed", 0), 0),
     "dt": (_step, None),
-    "dtype": (_dtype, "float32"),
-    "batch": (lambda value: None if value is None else _whole(value, "batch", 1), None),
-    "checked": (lambda value: _whole(value, "checked", 0), 2),
+    "dtype": (read_dtype, "float32"),
+    "batch": (lambda value: None if value is None else whole(value, "batch", 1), None),
+    "checked": (lambda value: whole(value, "checked", 0), 2),
     "title": (str, ""),
     "references": (str, ""),
 }
@@ -287,7 +249,7 @@ def _public(name, what: str, method: str):
     found = {known: getattr(solvers, known) for known in solvers.__all__}
     found = {known: value for known, value in found.items() if hasattr(value, method)}
     if name not in found:
-        raise ValueError(f"{what} is {name!r}; {_hint(str(name), found)}")
+        raise ValueError(f"{what} is {name!r}; {hint(str(name), found)}")
     return found[name]
 
 
@@ -323,44 +285,13 @@ def _are_words(value) -> bool:
 
 def _resolution(value, domain: Domain) -> tuple[int, ...]:
     sizes = value if isinstance(value, (list, tuple)) else [value] * domain.ndim
-    return domain.grid(*(_whole(size, "resolution", 2) for size in sizes)).shape
-
-
-def _times(value) -> tuple[float, ...]:
-    if isinstance(value, Mapping):
-        if not {"stop", "count"} <= set(value) <= {"start", "stop", "count"}:
-            raise ValueError(f"times is {value!r}; give start (0 if left out), stop and count, or a list")
-        start, stop = constant(value.get("start", 0), "times.start"), constant(value["stop"], "times.stop")
-        count = _whole(value["count"], "times.count", 2)
-        if count > _MOST_TIMES:
-            raise ValueError(f"times.count is {count}; give at most {_MOST_TIMES} output times")
-        times = [start + (stop - start) * i / (count - 1) for i in range(count)]
-    elif isinstance(value, (list, tuple)) and value:
-        times = [constant(time, "times") for time in value]
-    else:
-        raise ValueError(f"times is {value!r}; give {_EXAMPLES['times']} or a list of times")
-    if times[0] < 0 or any(b <= a for a, b in zip(times[:-1], times[1:], strict=True)):
-        raise ValueError(f"times run from {times[0]:g} to {times[-1]:g}; they start at 0 or later and increase")
-    return tuple(times)
-
-
-def _law(value, what: str) -> Law:
-    if isinstance(value, Mapping) and len(value) == 1:
-        kind, numbers = next(iter(value.items()))
-        if kind in ("uniform", "loguniform", "choice") and isinstance(numbers, (list, tuple)) and numbers:
-            values = tuple(constant(number, what) for number in numbers)
-            bounded = len(values) == 2 and values[0] < values[1] and (kind == "uniform" or values[0] > 0)
-            if kind == "choice" or bounded:
-                return Law(kind, values)
-    raise ValueError(
-        f"{what} is {value!r}; give {{uniform: [low, high]}}, {{loguniform: [low, high]}} with 0 < low < high, or {{choice: [a, b]}}"
-    )
+    return domain.grid(*(whole(size, "resolution", 2) for size in sizes)).shape
 
 
 def _value(value, what: str, names: list[str]):
     """Read a value: number, law, expression, random field, or plain data that a solver takes as it is."""
     if isinstance(value, Mapping):
-        return _random_field(value, what, names) if "name" in value else _law(value, what)
+        return _random_field(value, what, names) if "name" in value else read_law(value, what)
     if isinstance(value, (list, tuple)):
         return tuple(_value(item, what, names) for item in value)
     if value is None or isinstance(value, (bool, int)):  # whole numbers stay whole: some arguments count
@@ -386,19 +317,19 @@ def _check_arguments(kind, arguments: Mapping, what: str) -> None:
     known = {name: p for name, p in inspect.signature(kind).parameters.items() if name != "domain"}
     for name in arguments:
         if name not in known:
-            raise ValueError(f"{kind.__name__} takes no {what}.{name}; {_hint(name, known)}")
+            raise ValueError(f"{kind.__name__} takes no {what}.{name}; {hint(name, known)}")
     missing = [name for name, p in known.items() if p.default is inspect.Parameter.empty and name not in arguments]
     if missing:
         raise ValueError(f"the key {what}.{missing[0]} is missing; {kind.__name__} needs it")
 
 
-def _arguments(value: Mapping, solver, names: list[str], mistakes: _Mistakes) -> dict:
+def _arguments(value: Mapping, solver, names: list[str], mistakes: Mistakes) -> dict:
     arguments = {key: value[key] for key in value if key != "name"}
     _check_arguments(solver, arguments, "solver")
     return {key: mistakes.of(_value, item, f"solver.{key}", names) for key, item in arguments.items()}
 
 
-def _inputs(value, solver, names: list[str], mistakes: _Mistakes) -> dict:
+def _inputs(value, solver, names: list[str], mistakes: Mistakes) -> dict:
     """Return what each field starts from: one form for a solver of one field, else one by name."""
     wanted = (_COEFFICIENT,) if _is_stationary(solver) else solver.fields
     by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}

@@ -42,6 +42,7 @@ __all__ = [
     "axis_attributes",
     "axis_letters",
     "cannot_write",
+    "holds_particles",
     "opened",
     "plain",
     "read_header",
@@ -380,6 +381,12 @@ def opened(path: str | os.PathLike, kind: str = "a dataset made by opkernels") -
             raise ValueError(f"{path} is damaged: {error}") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged: it holds a text that cannot be read ({error})") from error
+
+
+def holds_particles(path: str | os.PathLike) -> bool:
+    """Return whether a native file holds particles rather than fields on a grid; errors as those of `opened`."""
+    with opened(path) as file:
+        return str(plain(file.attrs.get("opkernels_schema", ""))).startswith("particles")
 
 
 def read_header(path: str | os.PathLike) -> tuple[Header, dict[str, StoredArray]]:
