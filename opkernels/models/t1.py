@@ -26,13 +26,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from opkernels.bases import analyze, synthesize
+from opkernels.bases import Basis, analyze, synthesize
 from opkernels.coefficients import diffusion_factor, energy_share, values_at
 from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import Pointwise, activation_named
 from opkernels.layers.frequency import SECOND_MOMENTS, FrequencyBlock, Mixing, ModeBias
 from opkernels.layers.frequency_unet import FrequencyUNet
-from opkernels.mode_selection import ModeSet, box
+from opkernels.mode_selection import ModeSet, bases_for, box
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.models.inner_grid import InnerGrid
 
@@ -60,6 +60,9 @@ class T1(nn.Module):
     basis : str or sequence of str, optional
         "fourier", "cosine", "sine", "legendre" or "chebyshev", for all axes or one each (`opkernels.bases.Basis`). By
         default Fourier on periodic axes and cosine between walls; "sine" suits functions that vanish at the walls.
+    input_basis : str or sequence of str, optional
+        Another family for the input than for the output, as many functions: the sines of an output that vanishes at the walls
+        are poor at an input that does not. By default the same.
     activation : str
         "gelu" (default), "silu", "tanh", "sin" or "relu".
     mixing : Mixing, mapping or str
@@ -72,7 +75,7 @@ class T1(nn.Module):
     Raises
     ------
     ValueError
-        If a size is not positive, `n_modes` or `basis` do not fit the axes, or `diffusion` cannot be added.
+        If a size is not positive, `n_modes` or a basis do not fit the axes, or `diffusion` cannot be added.
 
     Notes
     -----
@@ -103,6 +106,7 @@ class T1(nn.Module):
         n_layers: int = 6,
         n_parameters: int = 0,
         basis: str | Sequence[str] | None = None,
+        input_basis: str | Sequence[str] | None = None,
         activation: str = "gelu",
         mixing: Mixing | Mapping | str = "dense",
         diffusion: float | None = None,
@@ -116,6 +120,11 @@ class T1(nn.Module):
         self.domain, self.in_channels, self.n_parameters = domain, in_channels, n_parameters
         self.modes = _modes(domain, n_modes, basis)
         self.bases, mixing, width = self.modes.bases, Mixing.of(mixing), hidden_channels
+        self.input_bases = self.bases if input_basis is None else _input_bases(domain, self.bases, input_basis)
+        if self.input_bases != self.bases and (diffusion is not None or mixing.kind == "local"):
+            raise ValueError(
+                'T1 got input_basis beside diffusion or mixing="local", which need one basis for input and output; leave one out'
+            )
         mask = None if self.modes.orders is None else self.modes.mask().to(torch.get_default_dtype())
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("scale", torch.tensor(math.sqrt(self.modes.count)))  # the trained one goes along with weights
@@ -169,7 +178,7 @@ class T1(nn.Module):
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
         if points is not None and output_shape is not None:
             raise ValueError("T1 got both output_shape and points; give one of them")
-        z = self.network(self.coefficients(x, grid), parameters, grid.domain)
+        z = self.network(self.coefficients(x, grid, self.input_bases), parameters, grid.domain)
         if points is not None:
             return values_at(z, points, self.bases, grid.domain) * self._height(grid)
         return self.samples(z, grid if output_shape is None else Grid(grid.domain, shape_for("T1", output_shape, grid.ndim)))
@@ -218,6 +227,8 @@ class T1(nn.Module):
             raise ValueError(
                 f"T1 maps {self.in_channels} channels to {self.output_bias.weight.shape[0]}; a rollout needs as many out as in"
             )
+        if self.input_bases != self.bases:
+            raise ValueError("T1 has other bases for the input than for the output, so its coefficients are no state; apply it to samples")
         check_input("T1", "x", x, self.lift.weight.dtype)
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
         z, states = self.coefficients(x, grid), []
@@ -228,9 +239,12 @@ class T1(nn.Module):
         y = self.samples(torch.stack(states, dim=1).flatten(0, 1), target)
         return y.view(x.shape[0], steps, *y.shape[1:])
 
-    def coefficients(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return z (B, C, *modes) of samples x (B, C, *grid.shape); the mean of z^2 is that of x^2, less what is dropped."""
-        z = analyze(x, grid, self.bases) / self._height(grid)
+    def coefficients(self, x: Tensor, grid: Grid, bases: Sequence[Basis] | None = None) -> Tensor:
+        """Return z (B, C, *modes) of samples x (B, C, *grid.shape); the mean of z^2 is that of x^2, less what is dropped.
+
+        In the bases of the output, unless others are given: `input_bases` are those of what `network` takes.
+        """
+        z = analyze(x, grid, bases or self.bases) / self._height(grid)
         return z if self.mask is None else z * self.mask
 
     def samples(self, z: Tensor, grid: Grid) -> Tensor:
@@ -247,9 +261,12 @@ class T1(nn.Module):
         No model with these modes comes closer to targets x, in the root mean square, than a relative L2 error of sqrt(1 - rho).
         """
         grid = self.domain.grid_of(x) if grid is None else grid
+        return self._kept_energy(x, grid, self.bases)
+
+    def _kept_energy(self, x: Tensor, grid: Grid, bases: Sequence[Basis]) -> float:
         x, weights = x.detach().double(), grid.weights(x.device, torch.float64)
-        missed = (x - self.samples(self.coefficients(x, grid), grid)).square() * weights
-        energy = (x.square() * weights).sum()
+        kept = synthesize(self.coefficients(x, grid, bases), grid, bases) * self._height(grid)
+        missed, energy = (x - kept).square() * weights, (x.square() * weights).sum()
         if not energy > 0:
             raise ValueError("T1 got samples that are zero everywhere, which have no energy to measure; give a batch of data")
         return (1 - missed.sum() / energy).item()
@@ -268,7 +285,8 @@ class T1(nn.Module):
             A batch of inputs.
         """
         grid = grid_for("T1", self.domain, self.in_channels, x, grid)
-        rho = self.kept_energy(x, grid) if scheme == "vp_data" else energy_share(x, grid, self.bases, scheme)
+        bases = self.input_bases
+        rho = self._kept_energy(x, grid, bases) if scheme == "vp_data" else energy_share(x, grid, bases, scheme)
         if scheme == "vp_white" and self.mask is not None:
             rho *= self.mask.mean().item()
         if not rho > 1e-12:
@@ -292,6 +310,18 @@ def _modes(domain: Domain, n_modes: Sequence[int] | ModeSet | Mapping, basis: st
         if chosen.kind == "fourier":
             Domain((axis,)).require_fft("T1's Fourier basis")
     return modes
+
+
+def _input_bases(domain: Domain, bases: Sequence[Basis], kinds: str | Sequence[str]) -> tuple[Basis, ...]:
+    """Return the same functions by number, of other kinds; refuse to pair waves with half waves, of which there are other numbers."""
+    named = bases_for(domain, [b.n_modes for b in bases], kinds)
+    for given, own, axis in zip(named, bases, domain.axes, strict=True):
+        if (given.kind == "fourier") != (own.kind == "fourier"):
+            raise ValueError(
+                f'T1 got input_basis="{given.kind}" on axis {axis.name}, whose output has the basis "{own.kind}"; '
+                f"fourier is for both or for none"
+            )
+    return tuple(Basis(given.kind, own.n_modes, own.kept) for given, own in zip(named, bases, strict=True))
 
 
 def _checked_diffusion(model: T1, out_channels: int, diffusion: float | None) -> float | None:

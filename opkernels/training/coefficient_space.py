@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from opkernels.bases import Basis
 from opkernels.coefficients import relative_error, sobolev_weights, translate
 from opkernels.domains import Grid
 from opkernels.models.checks import check_input, check_parameters, grid_for
@@ -102,8 +103,9 @@ def fit_coefficients(
     target_grid = grid_for("fit_coefficients", model.domain, model.project.out_features, targets, target_grid)
     domain = grid.domain
     directions = _directions(shifts, domain.ndim)
-    u, _ = _encoded(model, inputs, grid)
-    v, rest = _encoded(model, targets, target_grid)
+    bases = (model.input_bases, model.bases)
+    u, _ = _encoded(model, inputs, grid, bases[0])
+    v, rest = _encoded(model, targets, target_grid, bases[1])
     numbers = None if parameters is None else parameters.to(u.device)
     energy = v.square().flatten(1).sum(1) + rest
     wrong = ~energy.isfinite() | (energy <= 0)
@@ -124,7 +126,7 @@ def fit_coefficients(
             z, truth = u[part], v[part]
             if shifts:
                 by = (torch.rand(len(part), len(shifts), generator=generator).double() @ directions).to(u)
-                z, truth = (translate(c, model.bases, domain, by) for c in (z, truth))
+                z, truth = (translate(c, b, domain, by) for c, b in zip((z, truth), bases, strict=True))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate("cosine", lr, step, steps, warmup=0.05)
             optimizer.zero_grad(set_to_none=True)
@@ -150,7 +152,7 @@ def _check(model: T1, inputs: Tensor, targets: Tensor, parameters: Tensor | None
     check_parameters("fit_coefficients", inputs, parameters, model.n_parameters)
     if len(inputs) != len(targets) or not len(inputs):
         raise ValueError(f"fit_coefficients got {len(inputs)} inputs and {len(targets)} targets; give one target for each input")
-    if not all(b.orthonormal for b in model.bases):
+    if not all(b.orthonormal for b in model.bases):  # of the targets
         raise ValueError("fit_coefficients needs orthonormal bases, for Parseval; use legendre in place of chebyshev")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"fit_coefficients got epochs={epochs}, batch_size={batch_size}; give at least 1")
@@ -163,7 +165,7 @@ def _directions(shifts: Sequence[Sequence[float]], d: int) -> Tensor:
     return torch.tensor(shifts, dtype=torch.float64).reshape(len(shifts), d)
 
 
-def _encoded(model: T1, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _encoded(model: T1, x: Tensor, grid: Grid, bases: Sequence[Basis]) -> tuple[Tensor, Tensor]:
     """Return coefficients (S, C, *modes) and the energy (S,) beside them, in their units."""
     device, unit = model.scale.device, model.scale.double() ** 2 / grid.domain.measure
     weights = grid.weights(device, torch.float64)
@@ -171,7 +173,7 @@ def _encoded(model: T1, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         for part in x.split(_CHUNK):
             part = part.to(device)
-            z = model.coefficients(part, grid)
+            z = model.coefficients(part, grid, bases)
             whole = (part.double().square() * weights).flatten(1).sum(1) * unit
             coefficients.append(z)
             rest.append((whole - z.double().square().flatten(1).sum(1)).clamp_min(0).to(z.dtype))

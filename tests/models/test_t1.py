@@ -9,6 +9,7 @@ import torch
 from helpers import band_limited, fake_cuda
 
 import opkernels as ok
+from opkernels.bases import Basis, synthesize
 from opkernels.coefficients import energy_share
 from opkernels.domains import Axis, Domain
 from opkernels.evaluation.probes import random_function
@@ -79,6 +80,28 @@ def test_sine_modes_vanish_at_the_walls():
     domain = Domain.box(1.0, 3.0, points="endpoint")
     y = t1(domain, basis="sine")(torch.randn(1, 2, 17, 12, dtype=torch.float64))
     assert y[:, :, 0].abs().max() < 1e-13 < y.abs().max() and y[..., -1].abs().max() < 1e-12
+
+
+def test_input_and_output_may_have_bases_of_their_own():
+    """Cosines in, sines out: the network sees the coefficients of one, its output vanishes at the walls, on every grid alike."""
+    domain = Domain.box(1.0, 3.0, points="endpoint")
+    options = {"n_modes": (7, 6), "basis": "sine", "hidden_channels": 6, "n_layers": 2}
+    torch.manual_seed(0)
+    model = T1(domain, 2, 3, input_basis="cosine", **options).double()
+    assert [b.kind for b in model.input_bases + model.bases] == ["cosine"] * 2 + ["sine"] * 2
+    z = torch.randn(1, 2, 7, 6, dtype=torch.float64)
+    values = []
+    for n in ((17, 12), (33, 40)):
+        grid = domain.grid(*n)
+        x = synthesize(z, grid, [Basis("cosine", 7), Basis("cosine", 6)]) * math.sqrt(3 / 42)
+        torch.testing.assert_close(model.coefficients(x, grid, model.input_bases), z, rtol=0, atol=1e-6)
+        y = model(x, output_shape=(9, 8))
+        assert y[:, :, 0].abs().max() < 1e-12 and y[..., -1].abs().max() < 1e-12 < y.abs().max()
+        values.append(y)
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(values[0], model.samples(model.network(z), domain.grid(9, 8)), rtol=0, atol=1e-6)
+    before = model.lift.weight.std()
+    assert model.initialize("vp_data", x).lift.weight.std() < 1.5 * before  # all of x is in the cosines
 
 
 def test_nodes_and_cells_sample_the_same_function():
@@ -301,6 +324,7 @@ def test_learns_one_batch():
     assert loss < 0.01 * y.square().mean() + floor * y.square().mean()
 
 
+WALLS = Domain.box(1.0, 2.0)
 X = torch.zeros(1, 2, 8, 8)
 HIGH = torch.cos(2 * math.pi * 6 * torch.arange(16) / 16).expand(1, 2, 16, 16)
 
@@ -309,6 +333,12 @@ HIGH = torch.cos(2 * math.pi * 6 * torch.arange(16) / 16).expand(1, 2, 16, 16)
     "call, message",
     [
         (lambda: T1(TORUS, 2, 3, n_modes=(8,)), r"n_modes=\(8,\) on a 2-D domain; give one number of modes for each axis"),
+        (
+            lambda: T1(CHANNEL, 1, 1, n_modes=(8, 8), input_basis="cosine"),
+            'input_basis="cosine" on axis x, whose output has the basis "four',
+        ),
+        (lambda: T1(WALLS, 1, 1, n_modes=(8, 8), input_basis="sine", diffusion=0.1), "which need one basis for input and output"),
+        (lambda: T1(WALLS, 2, 2, n_modes=(8, 8), input_basis="sine").rollout(X, 2), "other bases for the input than for the output"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 0)), r"n_modes=\(8, 0\); give one whole number"),
         (lambda: T1(TORUS, 2, 3, n_modes=(8, 8), mixing="unet"), "n_levels=6, but 7 x 7 modes can be halved 3 times; give at most 3"),
         (lambda: T1(TORUS, 2, 2, n_modes=(8, 8), diffusion="1e-3"), "diffusion='1e-3'; give viscosity times time step"),  # type: ignore

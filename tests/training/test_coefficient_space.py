@@ -62,6 +62,15 @@ def test_what_was_learned_serves_every_grid_and_stays_above_the_floor(capsys):
     assert fit.floor == pytest.approx(rel_l2(model.samples(model.coefficients(y, TORUS.grid_of(y)), TORUS.grid_of(y)), y).item(), abs=1e-4)
 
 
+def test_inputs_and_targets_are_read_in_their_own_bases():
+    domain = Domain.box(1.0, 2.0)
+    torch.manual_seed(0)
+    model = T1(domain, 1, 1, n_modes=(6, 5), hidden_channels=4, n_layers=1, basis="sine", input_basis="cosine").double()
+    x, y = torch.randn(5, 1, 16, 15, dtype=torch.float64), torch.randn(5, 1, 16, 15, dtype=torch.float64)
+    fit = fit_coefficients(model, x, y, epochs=1, batch_size=9, lr=1e-30, quiet=True)
+    assert fit.losses[0] == pytest.approx(rel_l2(model(x), y).item(), abs=1e-6)
+
+
 def test_conditions_belong_to_their_samples():
     """Targets that are the input times its parameter: with the numbers shuffled there is nothing to learn."""
     torch.manual_seed(0)
