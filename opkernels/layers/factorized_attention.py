@@ -38,6 +38,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -84,26 +85,38 @@ class _ContractFirst(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         v, A = ctx.saved_tensors
         return torch.bmm(A, grad.transpose(1, 2)), torch.bmm(v, grad)
 
+    @staticmethod
+    def jvp(ctx, dv: Tensor, dA: Tensor) -> Tensor:  # type: ignore[override]
+        v, A = ctx.saved_tensors
+        return torch.bmm(dv.transpose(1, 2), A) + torch.bmm(v.transpose(1, 2), dA)
+
+
+def _transposed_product(v: Tensor, A: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiler lays gradients out itself, and takes no custom forward-mode derivative
+        return torch.bmm(v.transpose(1, 2), A)
+    return _ContractFirst.apply(v, A)
+
 
 def contract_first(v: Tensor, kernel: Kernel) -> Tensor:
     """Apply a kernel to the leading axis of v (B H, S, M) and leave it last: (B H, M, S)."""
     q, k = (t.flatten(0, 1).to(v.dtype) for t in kernel)
     if 2 * q.shape[-1] <= q.shape[-2]:
-        return torch.bmm(_ContractFirst.apply(v, k), q.transpose(1, 2))
-    return _ContractFirst.apply(v, torch.bmm(k, q.transpose(1, 2)))
+        return torch.bmm(_transposed_product(v, k), q.transpose(1, 2))
+    return _transposed_product(v, torch.bmm(k, q.transpose(1, 2)))
 
 
 def apply_chained(v: Tensor, kernels: Sequence[Kernel]) -> Tensor:
     """Return y = A_d ... A_1 v as (B, H, c, *S), for v (B, H, *S, c)."""
     B, H, *S, c = v.shape
     for n, kernel in zip(S, kernels, strict=True):
-        v = contract_first(v.reshape(B * H, n, -1), kernel)
+        v = contract_first(v.reshape(B * H, n, math.prod(S) // n * c), kernel)
     return v.view(B, H, c, *S)
 
 
@@ -113,7 +126,7 @@ def apply_parallel(v: Tensor, kernels: Sequence[Kernel]) -> Tensor:
     terms = []
     for m, kernel in enumerate(kernels):
         first = v.movedim(2 + m, 2)
-        y = contract_first(first.reshape(B * H, S[m], -1), kernel).view(B, H, *first.shape[3:], S[m])
+        y = contract_first(first.reshape(B * H, S[m], math.prod(S) // S[m] * c), kernel).view(B, H, *first.shape[3:], S[m])
         terms.append(y.movedim(-2, 2).movedim(-1, 3 + m))
     return torch.stack(terms).sum(0) / math.sqrt(len(S))
 
@@ -165,6 +178,8 @@ class FactorizedAttention(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from opkernels import Domain
     >>> layer = FactorizedAttention(16, 2, n_heads=4)
     >>> grid = Domain.periodic(1.0, 2.0).grid(32, 20)
     >>> layer(torch.zeros(3, 16, 32, 20), grid).shape
@@ -236,6 +251,11 @@ class FactorizedAttention(nn.Module):
             raise ValueError(
                 f"FactorizedAttention was built for {self.ndim} axes, but the grid has {grid.ndim}; build it with ndim={grid.ndim}"
             )
+        channels = self.to_in.in_features
+        if x.ndim != grid.ndim + 2 or x.shape[1] != channels or tuple(x.shape[2:]) != grid.shape:
+            raise ValueError(
+                f"FactorizedAttention got x of shape {tuple(x.shape)}; expected (batch, {channels}, {', '.join(map(str, grid.shape))})"
+            )
         if not self.legacy:
             check_bandwidth(grid, self.bandwidth)
         if self.checkpoint and torch.is_grad_enabled():
@@ -249,7 +269,7 @@ class FactorizedAttention(nn.Module):
         held, kernels = self._values_and_kernels(u, grid, weights, unequal)
         points = None if unequal is None else functools.reduce(lambda a, b: a[..., None] * b, unequal).flatten()
         # The published variance is over n - 1: a norm over n with another eps, times a factor.
-        ratio = 1 - 1 / held[0][0, 0].numel() if self.legacy else 1.0
+        ratio = 1 - 1 / math.prod(held[0].shape[2:]) if self.legacy else 1.0
         # Nested, so that at most two tensors of the size of the values are alive at a time.
         y = normalized(self.apply_kernels(held.pop().contiguous(), kernels).flatten(3), points, 1e-8 * ratio)
         # As matrix times field, whose gradient then lies in memory as the field does.
@@ -274,7 +294,7 @@ class FactorizedAttention(nn.Module):
             v = self.to_v(flat)
         else:
             v = torch.baddbmm(self.to_v(shift).expand(len(z), 1, -1), flat, (matrix * factor[:, None]).transpose(1, 2))
-        return v.view(*z.shape[:-1], self.n_heads, -1).movedim(-2, 1)
+        return v.view(*z.shape[:-1], self.n_heads, len(matrix) // self.n_heads).movedim(-2, 1)
 
     def _kernel(self, a: int, g: Tensor, axis: Axis, w: Tensor, unequal: Sequence[Tensor] | None) -> Kernel:
         """Return queries and weighted keys of one axis, both (B, H, S_m, d_k)."""
@@ -299,7 +319,7 @@ class _IntegralNorm(nn.Module):
         """Return u (B, *S, C), the factor (B, C) and the shift (C,)."""
         with torch.autocast(u.device.type, enabled=False):
             square = _mean_square(u.float() if u.dtype in (torch.float16, torch.bfloat16) else u, weights)
-            return u, self.weight * torch.rsqrt(square + self.eps)[:, None], self.bias
+            return u, (self.weight * torch.rsqrt(square + self.eps)[:, None]).to(self.weight.dtype), self.bias
 
 
 class _PointNorm(nn.LayerNorm):
@@ -378,17 +398,19 @@ def _head_dim(channels: int, n_heads: int, head_dim: int | None, kernel_multipli
         _check_count(name, value, 1)
     if head_dim is None and channels % n_heads:
         raise ValueError(f"got {channels} channels for n_heads={n_heads}, which do not split evenly; choose a multiple, or give head_dim")
+    if head_dim is not None:
+        _check_count("head_dim", head_dim, 1)
     c = channels // n_heads if head_dim is None else head_dim
-    if c < 1 or c * kernel_multiplier % 2:
+    if c * kernel_multiplier % 2:
         raise ValueError(
             f"got heads of {c} channels with kernel_multiplier={kernel_multiplier}: rotary positions turn pairs, so that their product "
-            "must be even and positive; change either"
+            "must be even; change either"
         )
     return c
 
 
 def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"FactorizedAttention got {name}={value!r}; give a whole number of at least {least}")
 
 
@@ -405,7 +427,7 @@ def _affine(g: Tensor, factor: Tensor | None, shift: Tensor | None) -> Tensor:
 def _mean_square(u: Tensor, weights: Sequence[Tensor] | None) -> Tensor:
     """Return the mean square of u (B, *S, C) over all but the batch, (B,)."""
     if weights is None:
-        return torch.linalg.vector_norm(u.flatten(1), dim=1).square() / u[0].numel()
+        return torch.linalg.vector_norm(u.flatten(1), dim=1).square() / math.prod(u.shape[1:])
     square = u.square().mean(-1)
     for w in reversed(weights):
         square = square @ w

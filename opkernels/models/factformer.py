@@ -15,6 +15,7 @@ Reference: Li, Shu, Barati Farimani, "Scalable Transformer for PDE Surrogate Mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -98,8 +99,14 @@ class FactFormer(Backbone):
         checkpoint: bool = False,
     ):
         check_domain("FactFormer", domain)
-        for name, value in (("n_layers", n_layers), ("n_heads", n_heads), ("window", window), ("n_steps", n_steps)):
+        sizes = {"hidden_channels": hidden_channels, "n_layers": n_layers, "n_heads": n_heads, "window": window, "n_steps": n_steps}
+        for name, value in sizes.items():
             check_size("FactFormer", name, value)
+        if not isinstance(latent_ratio, (int, float)) or not 0.5 < latent_ratio * hidden_channels < math.inf:
+            raise ValueError(
+                f"FactFormer got latent_ratio={latent_ratio!r} for hidden_channels={hidden_channels}; "
+                "give a number that makes at least one latent channel, such as 2"
+            )
         for name, value, parts in (("in_channels", in_channels, window), ("out_channels", out_channels, n_steps)):
             check_size("FactFormer", name, value)
             if value % parts:
@@ -146,7 +153,7 @@ class FactFormer(Backbone):
         if isinstance(x, Tensor) and self.window > 1 and x.ndim > 1 and x.shape[1] * self.window == self.in_channels:
             raise ValueError(
                 f"FactFormer got {x.shape[1]} channels, which is one frame, but was built for window={self.window}; stack the last "
-                f"{self.window} frames along the channels, the latest last"
+                f"{self.window} frames along the channels, the latest last (training: Regime(window={self.window}))"
             )
         return super().forward(x, parameters=parameters, grid=grid, output_shape=output_shape)
 

@@ -227,6 +227,25 @@ def test_contraction_works_under_vmap():
     torch.testing.assert_close(together[1], contract_first(v[1].flatten(0, 1), (q[1], k[1])))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, the first time
+def test_forward_mode_derivatives_are_those_of_the_function():
+    made, grid = layer(channels=4, n_heads=2, bandwidth=2), TORUS.grid(5, 9)
+    x, v = field(grid, 4), torch.randn(2, 4, 5, 9, dtype=torch.float64)
+    _, derivative = torch.func.jvp(lambda x: made(x, grid), (x,), (v,))
+    torch.testing.assert_close(derivative, (made(x + 1e-6 * v, grid) - made(x - 1e-6 * v, grid)) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"parallel": True}, {"legacy": True}])
+def test_an_empty_batch_and_half_precision_weights(options):
+    made = FactorizedAttention(8, 2, bandwidth=3, **options)
+    for domain in (TORUS, BOX):
+        assert made(torch.zeros(0, 8, 12, 15), domain.grid(12, 15)).shape == (0, 8, 12, 15)
+    x, grid = random_function(TORUS, 8)(TORUS.grid(24, 20)).float(), TORUS.grid(24, 20)
+    y, half = made(x, grid), made.bfloat16()(x.bfloat16(), grid)
+    # The published angles, up to 64 radians per unit, are lost in half precision.
+    assert half.dtype == torch.bfloat16 and (made.legacy or (half - y).norm() < 0.05 * y.norm())
+
+
 @pytest.mark.parametrize("options", [{}, {"parallel": True}, {"legacy": True}])
 def test_runs_on_fake_cuda_without_mixing_devices(options):
     with fake_cuda():
@@ -260,7 +279,13 @@ def test_autocast_stays_close(domain):
             lambda: FactorizedAttention(12, 2, bandwidth=8)(torch.zeros(1, 12, 32, 16), TORUS.grid(32, 16)),
             "got 16 samples on axis y, which do not resolve the rotary positions of bandwidth=8; build the layer with bandwidth=7",
         ),
+        (lambda: FactorizedAttention(12, 2, head_dim=0), "head_dim=0; give a whole number of at least 1"),
+        (lambda: FactorizedAttention(12, 2, head_dim=2.5), "head_dim=2.5; give a whole number"),
         (lambda: FactorizedAttention(12, 2)(torch.zeros(1, 12, 32), LINE.grid(32)), "built for 2 axes, but the grid has 1"),
+        (
+            lambda: FactorizedAttention(12, 2)(torch.zeros(1, 12, 20, 32), TORUS.grid(32, 20)),
+            r"got x of shape \(1, 12, 20, 32\); expected \(batch, 12, 32, 20\)",
+        ),
     ],
 )
 def test_refuses_in_one_sentence(call, message):

@@ -10,6 +10,7 @@ from helpers import band_limited, fake_cuda
 
 import opkernels as ok
 from opkernels.domains import Axis, Domain
+from opkernels.layers.factorized_attention import apply_parallel
 from opkernels.models.factformer import FactFormer, LatentMarch
 from opkernels.normalization import Normalization
 from opkernels.training import Options, Regime
@@ -71,6 +72,18 @@ def test_parameters_change_the_output_of_their_own_sample():
     two = model(x, parameters=torch.tensor([[0.0, 1.0], [3.0, 1.0]], dtype=torch.float64))
     torch.testing.assert_close(one[0], two[0])
     assert (one[1] - two[1]).abs().max() > 1e-3
+
+
+def test_options_reach_every_block():
+    options = {"head_dim": 3, "kernel_multiplier": 4, "bandwidth": 1, "parallel": True, "qk_norm": True, "checkpoint": True}
+    model = factformer(n_heads=4, latent_ratio=1.5, activation="tanh", **options)
+    for block in model.blocks:
+        conv = block.conv
+        assert (conv.n_heads, conv.bandwidth, conv.qk_norm, conv.checkpoint) == (4, 1, True, True)
+        assert conv.to_v.weight.shape == (12, 8) and conv.low_rank_kernel_y.to_q.weight.shape == (48, 8)
+        assert conv.apply_kernels is apply_parallel
+    assert model.projection.expand.weight.shape == (12, 8)
+    assert model.projection.propagator.activation is torch.tanh
 
 
 def test_samples_of_a_batch_do_not_mix():
@@ -182,7 +195,7 @@ def test_example_learns_frames_that_no_grid_changes():
 def test_configuration_is_read_and_fits_its_model():
     config = read_config(EXAMPLES / "configs" / "factformer.yaml")
     assert config.model.name == "FactFormer"
-    assert config.training.bundle % config.model.arguments["n_steps"] == 0
+    assert config.training.window == 10 and config.training.bundle % config.model.arguments["n_steps"] == 0
     assert 2 * config.model.arguments["bandwidth"] < min(config.data.resolution or ())
 
 
@@ -196,6 +209,13 @@ X = torch.zeros(1, 10, 8, 8, dtype=torch.float64)
         (lambda: factformer(in_channels=3, window=2), "in_channels=3 for window=2 frames, which do not split evenly; give a multiple of 2"),
         (lambda: factformer(n_steps=2), "out_channels=3 for n_steps=2 steps, which do not split evenly; give a multiple of 2"),
         (lambda: factformer(n_layers=0), "FactFormer got n_layers=0; give 1 or more"),
+        (lambda: factformer(hidden_channels=0), "FactFormer got hidden_channels=0; give 1 or more"),
+        (
+            lambda: factformer(latent_ratio=-1),
+            "FactFormer got latent_ratio=-1 for hidden_channels=8; give a number that makes at least one",
+        ),
+        (lambda: factformer(latent_ratio=math.nan), "FactFormer got latent_ratio=nan"),
+        (lambda: factformer(latent_ratio="wide"), "FactFormer got latent_ratio='wide'"),
         (lambda: factformer(window=0), "FactFormer got window=0; give 1 or more"),
         (
             lambda: factformer(in_channels=10, window=10)(X[:, :1]),
