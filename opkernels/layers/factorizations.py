@@ -29,12 +29,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CPWeight", "ModeFirst", "Rank", "TTWeight", "TuckerWeight", "dense_product", "factorized_weight", "resolve_rank"]
+__all__ = ["CPWeight", "ModeFirst", "Rank", "TTWeight", "TuckerWeight", "dense_product", "factorized_weight", "full_rank", "resolve_rank"]
 
 Rank = float | int | Sequence[int]
 _TYPICAL_BATCH = 16  # batch size for which the order of products is chosen
@@ -109,7 +110,7 @@ def _pair_product(z: Tensor, w: Tensor) -> Tensor:
 def _rows_product(z: Tensor, w: Tensor) -> Tensor:
     """Multiply z (P, B, 2, p) by w (P, 2, p, q): (P, B, 2, q), [re -im; im re] as rows and [re; im] as columns; w is not moved."""
     u, v = z.unbind(2)
-    rows = torch.cat([u, -v, v, u], dim=-1).view(z.shape[0], 2 * z.shape[1], -1)
+    rows = torch.cat([u, -v, v, u], dim=-1).view(z.shape[0], 2 * z.shape[1], 2 * z.shape[3])
     return (rows @ w.flatten(1, 2)).unflatten(1, z.shape[1:3])
 
 
@@ -332,29 +333,31 @@ def resolve_rank(shape: tuple[int, ...], rank: Rank, factorization: str, *, join
     >>> resolve_rank((32, 32, 16, 7), 0.1, "tucker")
     (17, 17, 9, 4)
     >>> resolve_rank((32, 32, 16, 7), 0.1, "cp")
-    (132,)
+    (130,)
     """
-    if factorization not in _WEIGHTS:
+    if not isinstance(factorization, str) or factorization not in _WEIGHTS:
         raise ValueError(f'got factorization={factorization!r}; choose "tucker", "cp" or "tt"')
     if min(shape) < 1:
         raise ValueError(f"got a weight of shape {shape}; give at least one channel and one mode each")
-    full = _full_rank(shape, factorization)
+    full = full_rank(shape, factorization)
     if isinstance(rank, float):
         if not 0 < rank <= 1:
             raise ValueError(f"got rank={rank}; give a share of the dense weight in (0, 1], or whole ranks")
         return _share(shape, full, rank, factorization, joint)
-    ranks = (rank,) * len(full) if isinstance(rank, int) and not isinstance(rank, bool) else rank
+    ranks = (rank,) * len(full) if isinstance(rank, Integral) else rank
     ranks = tuple(ranks) if isinstance(ranks, Sequence) and not isinstance(ranks, str) else ()
-    if len(ranks) != len(full) or not all(isinstance(r, int) and not isinstance(r, bool) for r in ranks):
+    if len(ranks) != len(full) or not all(isinstance(r, Integral) and not isinstance(r, bool) for r in ranks):
         raise ValueError(
             f"got rank={rank!r} for a {factorization} weight of shape {shape}; give a share in (0, 1], or {len(full)} whole ranks"
         )
+    ranks = tuple(int(r) for r in ranks)
     if not all(1 <= r <= most for r, most in zip(ranks, full, strict=True)):
         raise ValueError(f"got rank={rank!r} for a {factorization} weight of shape {shape}; every rank is at least 1 and at most {full}")
     return ranks
 
 
-def _full_rank(shape: tuple[int, ...], factorization: str) -> tuple[int, ...]:
+def full_rank(shape: tuple[int, ...], factorization: str) -> tuple[int, ...]:
+    """Return the ranks with which every tensor of the given shape can be written."""
     if factorization == "tucker":
         return shape
     if factorization == "cp":

@@ -66,7 +66,8 @@ class FactorizedWeight(nn.Module):
         learning = torch.is_grad_enabled() and any(p.requires_grad for p in self.tensor.parameters())
         if self.training or learning or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
             return False
-        return not any(is_functorch_wrapped_tensor(p) for p in self.tensor.parameters())  # vmap: no storage to go by
+        # Under vmap there is no storage to go by, and tensors made in inference mode do not count their changes.
+        return not any(is_functorch_wrapped_tensor(p) or p.is_inference() for p in self.tensor.parameters())
 
     def _dense(self, dtype: torch.dtype) -> Tensor:
         state = (dtype, *((p.data_ptr(), p._version, p.device) for p in self.tensor.parameters()))

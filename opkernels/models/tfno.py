@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 
 from opkernels.domains import Domain
 from opkernels.layers.factorizations import CPWeight, Rank, TTWeight, TuckerWeight, factorized_weight
-from opkernels.layers.spectral import SpectralConv
+from opkernels.layers.spectral import DenseWeight, SpectralConv
 from opkernels.layers.tensorized import FactorizedWeight
 from opkernels.models.backbone import Backbone, Block
 from opkernels.models.checks import check_size
 from opkernels.models.fno import FNO, mode_set
 
 __all__ = ["TFNO", "tensorize"]
+
+W = TypeVar("W", bound=nn.Module)
 
 
 class TFNO(Backbone):
@@ -145,19 +148,25 @@ def tensorize(model: FNO, rank: Rank, *, factorization: str = "tucker", joint: b
     if not isinstance(model, FNO):
         raise ValueError(f"tensorize got a {type(model).__name__}; give an FNO, whose spectral weights are dense")
     some = next(model.parameters())
-    small = TFNO(model.domain, **model.arguments, rank=rank, factorization=factorization, joint=joint).to(some.device, some.dtype)
+    small = TFNO(model.domain, **vars(model)["arguments"], rank=rank, factorization=factorization, joint=joint).to(some.device, some.dtype)
     rest = {name: value for name, value in model.state_dict().items() if ".conv.weight." not in name}
     small.load_state_dict(rest, strict=False)
-    dense = [_complex(block.conv.weight.tensor) for block in model.blocks]
-    targets = (
-        [(small.joint_weight, np.stack(dense))] if joint else [(b.conv.weight.tensor, w) for b, w in zip(small.blocks, dense, strict=True)]
-    )
-    for tensor, values in targets:
-        _decompose(values, tensor)
-    kept = [b.conv.weight.tensor.mode_first(b.conv.weight.layer, some.dtype).dense() for b in small.blocks]
-    error = sum((k.flatten() - b.conv.weight.tensor.flatten()).square().sum() for k, b in zip(kept, model.blocks, strict=True))
-    norm = sum(block.conv.weight.tensor.square().sum() for block in model.blocks)
+    dense = [weight.tensor.detach() for weight in _weights(model, DenseWeight)]
+    factorized = _weights(small, FactorizedWeight)
+    if joint:
+        _decompose(np.stack([_complex(w) for w in dense]), factorized[0].tensor)
+    else:
+        for weight, w in zip(factorized, dense, strict=True):
+            _decompose(_complex(w), weight.tensor)
+    kept = [weight.tensor.mode_first(weight.layer, some.dtype).dense().detach() for weight in factorized]
+    error = torch.stack([(k.flatten() - w.flatten()).square().sum() for k, w in zip(kept, dense, strict=True)]).sum()
+    norm = torch.stack([w.square().sum() for w in dense]).sum()
     return small.train(model.training), (error / norm).sqrt().item()
+
+
+def _weights(model: Backbone, kind: type[W]) -> list[W]:
+    """Return the spectral weights of a model, block after block."""
+    return [m for m in model.blocks.modules() if isinstance(m, kind)]
 
 
 def _complex(tensor: Tensor) -> np.ndarray:
@@ -171,8 +180,10 @@ def _decompose(values: np.ndarray, tensor: TuckerWeight | CPWeight | TTWeight) -
     import tensorly
     from tensorly.decomposition import parafac, tensor_train, tucker
 
-    factors: list[np.ndarray]
-    with tensorly.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
+    core: Any  # tensorly's returns are not typed
+    factors: Any
+    context = tensorly.backend_context  # pyright: ignore[reportAttributeAccessIssue]
+    with context("numpy", local_threadsafe=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more components than one of the axes has entries
         if isinstance(tensor, TuckerWeight):
             core, factors = tucker(values, rank=tuple(tensor.core_in_order().shape[:-1]), n_iter_max=20)

@@ -3,6 +3,7 @@
 import math
 from string import ascii_uppercase
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,11 +91,13 @@ def test_explicit_ranks_are_taken_as_they_are():
     assert resolve_rank((8, 8, 5, 3), 3, "tucker") == (3, 3, 3, 3)
     assert resolve_rank((8, 8, 5, 3), 7, "cp") == (7,)
     assert resolve_rank((8, 8, 5, 3), [8, 9, 3], "tt") == (8, 9, 3)
+    assert resolve_rank((8, 8, 5, 3), np.int64(3), "tucker") == (3, 3, 3, 3)
 
 
 @pytest.mark.parametrize(
     ("rank", "kind", "message"),
     [
+        (0.1, ["tucker"], r"factorization=\['tucker'\]; choose"),
         (0.1, "svd", 'factorization=\'svd\'; choose "tucker", "cp" or "tt"'),
         (0.0, "tucker", r"rank=0.0; give a share of the dense weight in \(0, 1\]"),
         (1.5, "cp", r"rank=1.5; give a share"),

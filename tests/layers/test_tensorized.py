@@ -122,6 +122,29 @@ def test_predict_then_fit_and_frozen_weights():
     assert x.grad is not None and ours.weight._kept is not None and not ours.weight._kept[1].is_inference()
 
 
+def test_a_layer_made_in_inference_mode_predicts():
+    with torch.inference_mode():
+        ours, grid = layer().eval(), TORUS.grid(12, 12)
+        x = torch.randn(1, 4, 12, 12, dtype=torch.float64)
+        y = ours(x, grid)
+        ours.weight.tensor.core.mul_(2)
+        torch.testing.assert_close(ours(x, grid), 2 * y - ours.bias[:, None, None], rtol=0, atol=1e-12)
+
+
+def test_starts_with_the_size_of_a_dense_layer():
+    for kind in KINDS:
+        ours = FactorizedSpectralConv(12, 20, (9, 8), rank=0.2, factorization=kind)
+        dense = SpectralConv(12, 20, (9, 8)).weight.tensor
+        weight = ours.weight.tensor.mode_first(0, torch.float64).dense()
+        assert weight.square().mean().sqrt().item() == pytest.approx(dense.square().mean().sqrt().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("rank", [1, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch(kind, rank):
+    assert layer(kind, rank=rank)(torch.zeros(0, 4, 12, 12).double(), TORUS.grid(12, 12)).shape == (0, 3, 12, 12)
+
+
 def test_half_precision_weights_and_inputs():
     ours = layer().to(torch.bfloat16)
     y = ours(torch.randn(1, 4, 12, 12, dtype=torch.bfloat16), TORUS.grid(12, 12))
