@@ -1,6 +1,7 @@
 """Layers: one file per kind of layer; layer(x, grid)."""
 
 from opkernels.layers.channel_mlp import ChannelMLP
+from opkernels.layers.compressed import CompressedConv
 from opkernels.layers.differential import DifferentialConv
 from opkernels.layers.factorized_attention import FactorizedAttention
 from opkernels.layers.factorized_spectral import AxisSpectralConv
@@ -15,6 +16,7 @@ from opkernels.layers.tensorized import FactorizedSpectralConv
 __all__ = [
     "AxisSpectralConv",
     "ChannelMLP",
+    "CompressedConv",
     "DifferentialConv",
     "FactorizedAttention",
     "FactorizedSpectralConv",

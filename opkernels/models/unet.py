@@ -8,21 +8,25 @@ on the way down, halves the grid, and on the way up joins the coarser level's re
 
     v_l <- level([v_l, upsample(v_{l+1})])
 
-Its stencils span a fixed number of *samples*, not a length: unlike the operators of this package it is
+Its convolutions may be compressed from the start (`opkernels.layers.compressed`): `factorization="cp", rank=1/8` has an eighth of their
+weights. Its stencils span a fixed number of *samples*, not a length: unlike the operators of this package it is
 a different operator on every grid, and is here to be compared with. Reference: Ronneberger, Fischer,
 Brox, "U-Net", MICCAI 2015, arXiv 1505.04597.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opkernels.domains import Domain, Grid
+from opkernels.layers.compressed import CompressedConv
+from opkernels.layers.factorizations import Rank
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.resample import resample
 
@@ -49,6 +53,10 @@ class UNet(nn.Module):
         size works, odd ones included; levels beyond log2(n) see single samples and are of no use.
     n_parameters : int
         Size of the per-sample `parameters` (viscosity, time step, ...) that scale and shift every level.
+    factorization, rank
+        Format and rank of the kernels of the 3-point convolutions, see `CompressedConv`: a float is the share of the dense weights.
+    recompute : bool
+        Whether compressed convolutions keep only their input for the backward pass.
 
     Raises
     ------
@@ -77,6 +85,9 @@ class UNet(nn.Module):
         hidden_channels: int = 32,
         n_layers: int = 4,
         n_parameters: int = 0,
+        factorization: str = "dense",
+        rank: Rank | None = None,
+        recompute: bool = False,
     ):
         super().__init__()
         check_domain("UNet", domain)
@@ -92,8 +103,9 @@ class UNet(nn.Module):
             check_size("UNet", name, value, least)
         self.domain, self.in_channels, self.n_parameters = domain, in_channels, n_parameters
         widths = [hidden_channels * 2**level for level in range(n_layers)]
-        self.down = nn.ModuleList(_Level(domain, a, b, n_parameters) for a, b in itertools.pairwise([in_channels, *widths]))
-        self.up = nn.ModuleList(_Level(domain, a + b, a, n_parameters) for a, b in itertools.pairwise(widths))
+        conv = functools.partial(CompressedConv, domain, factorization=factorization, rank=rank, recompute=recompute)
+        self.down = nn.ModuleList(_Level(conv, domain, a, b, n_parameters) for a, b in itertools.pairwise([in_channels, *widths]))
+        self.up = nn.ModuleList(_Level(conv, domain, a + b, a, n_parameters) for a, b in itertools.pairwise(widths))
         self.project = _CONV[domain.ndim](hidden_channels, out_channels, 1)
 
     def forward(
@@ -135,30 +147,18 @@ class UNet(nn.Module):
 class _Level(nn.Module):
     """Two convolutions with a residual path, scaled and shifted by the parameters."""
 
-    def __init__(self, domain: Domain, in_channels: int, out_channels: int, n_parameters: int):
+    def __init__(self, conv: Callable[..., CompressedConv], domain: Domain, in_channels: int, out_channels: int, n_parameters: int):
         super().__init__()
-        conv = _CONV[domain.ndim]
-        self.periodic = [axis.periodic for axis in domain.axes]
-        self.first, self.second = conv(in_channels, out_channels, 3), conv(out_channels, out_channels, 3)
+        self.first, self.second = conv(in_channels, out_channels), conv(out_channels, out_channels)
         groups = next((g for g in (8, 4, 2) if out_channels % (2 * g) == 0), 1)
         self.norms = nn.ModuleList(nn.GroupNorm(groups, out_channels) for _ in range(2))
-        self.skip = conv(in_channels, out_channels, 1)
+        self.skip = _CONV[domain.ndim](in_channels, out_channels, 1)
         self.film = nn.Linear(n_parameters, 2 * out_channels) if n_parameters else None
 
     def forward(self, x: Tensor, parameters: Tensor | None) -> Tensor:
-        y = F.silu(self.norms[0](self.first(self._pad(x))))
-        y = self.norms[1](self.second(self._pad(y)))
+        y = F.silu(self.norms[0](self.first(x)))
+        y = self.norms[1](self.second(y))
         if self.film is not None:
             scale, shift = self.film(parameters)[(...,) + (None,) * (x.ndim - 2)].chunk(2, dim=1)
             y = (1 + scale) * y + shift
         return F.silu(y + self.skip(x))
-
-    def _pad(self, x: Tensor) -> Tensor:
-        """Add one sample on either side of every axis: the other end's on periodic axes, zero elsewhere."""
-        for axis, periodic in enumerate(self.periodic, start=2):
-            n = x.shape[axis]
-            ends = x.narrow(axis, n - 1, 1), x.narrow(axis, 0, 1)
-            if not periodic:
-                ends = tuple(torch.zeros_like(end) for end in ends)
-            x = torch.cat([ends[0], x, ends[1]], dim=axis)
-        return x

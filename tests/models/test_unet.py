@@ -1,5 +1,8 @@
 """UNet: any size, walls and wrap-around, conditioning, refusals."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import band_limited, fake_cuda
@@ -43,9 +46,10 @@ def test_one_level_is_the_convolution_written_out():
     model = unet(n_layers=1)
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
     level = model.down[0]
+    conv = torch.nn.functional.conv2d
     wrap = lambda v: torch.nn.functional.pad(v, (1, 1, 1, 1), mode="circular")  # noqa: E731
-    y = torch.nn.functional.silu(level.norms[0](level.first(wrap(x))))
-    y = torch.nn.functional.silu(level.norms[1](level.second(wrap(y))) + level.skip(x))
+    y = torch.nn.functional.silu(level.norms[0](conv(wrap(x), level.first.weight, level.first.bias)))
+    y = torch.nn.functional.silu(level.norms[1](conv(wrap(y), level.second.weight, level.second.bias)) + level.skip(x))
     torch.testing.assert_close(model(x), model.project(y), rtol=0, atol=1e-13)
 
 
@@ -100,3 +104,22 @@ def test_learns_one_batch():
 def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("factorization", ["cp", "tt", "sequential"])
+def test_compressed_convolutions_leave_an_eighth_of_the_weights(factorization):
+    options = {"hidden_channels": 16, "factorization": factorization, "recompute": True}
+    model, dense = unet(Domain.periodic(1.0, 1.0, 3.0), **options, rank=0.1), unet(Domain.periodic(1.0, 1.0, 3.0), hidden_channels=16)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, dense)]
+    assert 8 * sizes[0] < sizes[1]
+    x = torch.randn(1, 2, 8, 4, 6, dtype=torch.float64)
+    y = model(x)
+    assert 0.3 < y.std() / dense(x).std() < 3
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_a_compressed_surrogate_of_waves_is_as_good_as_a_dense_one_of_eight_times_its_weights():
+    found = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "compressed_wave.py"))["main"]()
+    (large, dense), (small, compressed) = found["dense"], found["compressed"]
+    assert 8 * small < large and compressed < 0.42 and compressed < 1.15 * dense  # a few steps: the study is in paper_figs

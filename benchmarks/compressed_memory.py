@@ -1,0 +1,119 @@
+"""Peak memory and time of compressed convolutions against dense ones: a UNet over space and time, prediction and training step.
+
+32 x 32 x 16 points, batch 1, width 32, three levels; kernels dense, or with a tenth of the weights in each format. Each contender runs
+in its own process on one thread, with an allocator that returns freed memory to the system at once.
+
+| column     | what                                                                                                     |
+| ---------- | -------------------------------------------------------------------------------------------------------- |
+| weights MB | the parameters                                                                                           |
+| tensors MB | largest sum of live tensor bytes in the step, weights included (the profiler's record of allocations)    |
+| process MB | growth of the high-water mark of resident memory in the step (VmHWM, reset before it), weights included; |
+|            | convolutions work in memory that is no tensor                                                            |
+| seconds    | CPU time of one step, the better of two                                                                  |
+
+Gradients are among the tensors of a training step; an optimizer's moments (twice the weights for Adam) come on top.
+
+Run: python benchmarks/compressed_memory.py     (writes benchmarks/results/compressed_memory.json; a minute or two)
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SHAPE, WIDTH, LEVELS = (32, 32, 16), 32, 3
+CONTENDERS = {
+    "dense": {},
+    "cp": {"factorization": "cp", "rank": 0.1},
+    "cp, recomputed": {"factorization": "cp", "rank": 0.1, "recompute": True},
+    "tt": {"factorization": "tt", "rank": 0.1},
+    "tt, recomputed": {"factorization": "tt", "rank": 0.1, "recompute": True},
+    "sequential, recomputed": {"factorization": "sequential", "rank": 0.1, "recompute": True},
+    "pairwise": {"factorization": "pairwise"},
+}
+RESULTS = Path(__file__).parent / "results" / "compressed_memory.json"
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+
+
+def process_peak(step) -> int:
+    before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    Path("/proc/self/clear_refs").write_text("5")
+    step()
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1]) - before
+
+
+def tensor_peak(step) -> int:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    events = sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]")
+    live = peak = 0
+    for _, size in events:
+        live += size
+        peak = max(peak, live)
+    return peak
+
+
+def cpu(step) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def measure(name: str) -> dict:
+    """Return megabytes and seconds of a prediction and of a training step."""
+    import torch
+
+    from opkernels import Domain
+    from opkernels.models import UNet
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = UNet(Domain.box(1.0, 1.0, 1.0), 3, 1, hidden_channels=WIDTH, n_layers=LEVELS, **CONTENDERS[name])
+    x, weights = torch.randn(1, 3, *SHAPE), 4 * sum(p.numel() for p in model.parameters())
+
+    def predict() -> None:
+        with torch.no_grad():
+            model(x)
+
+    def train() -> None:
+        model.zero_grad()
+        model(x).square().mean().backward()
+
+    rows = {}
+    for task, step in (("predict", predict), ("train", train)):
+        step()
+        seconds = min(cpu(step) for _ in range(2))
+        model.zero_grad()
+        tensors = tensor_peak(step) + weights
+        model.zero_grad()
+        process = process_peak(step) + weights
+        rows[task] = {"weights MB": weights / 1e6, "tensors MB": tensors / 1e6, "process MB": process / 1e6, "seconds": seconds}
+    return rows
+
+
+def main() -> dict:
+    rows = {}
+    for name in CONTENDERS:
+        answer = subprocess.run([sys.executable, __file__, name], env=os.environ | RETURNING, capture_output=True, text=True)
+        if answer.returncode:
+            raise SystemExit(answer.stderr)
+        rows[name] = json.loads(answer.stdout.splitlines()[-1])
+        for task, row in rows[name].items():
+            row["of dense"] = {key: row[key] / rows["dense"][task][key] for key in row}
+            shares = ", ".join(f"{key} {row[key]:.3g} ({share:.2f})" for key, share in row["of dense"].items())
+            print(f"{name:22} {task:8} {shares}", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(json.dumps(measure(sys.argv[1])))
+    else:
+        result = main()
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
