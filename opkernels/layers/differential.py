@@ -98,24 +98,22 @@ class DifferentialConv(nn.Module):
         smoothing: float = 0.0,
     ):
         super().__init__()
-        if min(in_channels, out_channels, n_dim, order) < 1:
-            raise ValueError(
-                f"DifferentialConv got in_channels={in_channels}, out_channels={out_channels}, n_dim={n_dim}, order={order}; "
-                "give at least one of each"
-            )
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "n_dim": n_dim, "order": order}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"DifferentialConv got {name}={size!r}; give a whole number of at least 1")
         if depthwise and in_channels != out_channels:
             raise ValueError(
                 f"DifferentialConv got depthwise with {in_channels} input and {out_channels} output channels; give equal numbers"
             )
-        if not 0 < length < float("inf"):
-            raise ValueError(f"DifferentialConv got length={length}; give a positive length, such as the training grid's spacing")
-        if not isinstance(accuracy, str):
+        if not isinstance(length, (int, float)) or not 0 < length < float("inf"):
+            raise ValueError(f"DifferentialConv got length={length!r}; give a positive length, such as the training grid's spacing")
+        if accuracy != "exact":
             _check_accuracy(accuracy)
-        elif accuracy != "exact":
-            raise ValueError(f'DifferentialConv got accuracy={accuracy!r}; give an even order of accuracy, 2, 4 or 6, or "exact"')
-        if not 0 <= smoothing < float("inf") or (smoothing and accuracy != "exact"):
+        if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < float("inf") or (smoothing and accuracy != "exact"):
             raise ValueError(
-                f'DifferentialConv got smoothing={smoothing} with accuracy={accuracy!r}; give a length of at least 0, and accuracy="exact"'
+                f"DifferentialConv got smoothing={smoothing!r} with accuracy={accuracy!r}; "
+                'give a length of at least 0, and accuracy="exact"'
             )
         self.in_channels, self.out_channels, self.n_dim = in_channels, out_channels, n_dim
         self.length, self.accuracy, self.depthwise, self.smoothing = float(length), accuracy, depthwise, float(smoothing)
@@ -147,12 +145,12 @@ class DifferentialConv(nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            if self.accuracy == "exact":
+            if isinstance(self.accuracy, str):
                 y = filtered(u, grid.shape, self.multipliers(grid, u.device, u.dtype), self._dense(u.dtype))
                 return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
             terms = _differences(u, grid, self.multi_indices, self.accuracy)
             # the stencils are those of unit spacing: the weights carry the powers of l/h
-            scales = [prod((self.length / h) ** a for h, a in zip(grid.spacing, alpha, strict=True)) for alpha in self.multi_indices]
+            scales = [prod([(self.length / h) ** a for h, a in zip(grid.spacing, alpha, strict=True)]) for alpha in self.multi_indices]
             weights = [w * scale for w, scale in zip(self.weight.to(u.dtype).unbind(-1), scales, strict=True)]
             if self.depthwise:
                 shape = (-1,) + (1,) * self.n_dim
@@ -166,7 +164,7 @@ class DifferentialConv(nn.Module):
         The same derivatives as those of `forward`, for a convolution that has transformed its input anyhow.
         """
         grid.domain.require_periodic('DifferentialConv with accuracy="exact"')
-        if self.accuracy != "exact":
+        if not isinstance(self.accuracy, str):
             for a in range(self.n_dim):
                 _check_room(grid.shape[a], grid.domain.axes[a], max(alpha[a] for alpha in self.multi_indices), self.accuracy)
         key = self.multi_indices, self.accuracy, self.length, self.smoothing, grid
@@ -218,8 +216,8 @@ def differentiate(x: Tensor, grid: Grid, alpha: Sequence[int], accuracy: int = 4
     _check_grid(x, grid, "differentiate")
     _check_accuracy(accuracy)
     alpha = tuple(alpha)
-    if len(alpha) != grid.ndim or min(alpha) < 0:
-        raise ValueError(f"differentiate got alpha={alpha} on a {grid.ndim}-D grid; give one order, at least zero, per axis")
+    if len(alpha) != grid.ndim or not all(isinstance(a, int) and a >= 0 for a in alpha):
+        raise ValueError(f"differentiate got alpha={alpha} on a {grid.ndim}-D grid; give one order, a whole number from 0 on, per axis")
     h = prod(spacing**a for spacing, a in zip(grid.spacing, alpha, strict=True))
     return _differences(x, grid, (alpha,), accuracy)[0] / h
 
@@ -247,9 +245,9 @@ def _difference(x: Tensor, dim: int, axis: Axis, order: int, accuracy: int) -> T
         around = torch.cat([x.narrow(dim, n - half, half), x, x.narrow(dim, 0, half)], dim)
         return _centered(around, dim, weights, order % 2 == 1)
     rows = _one_sided(order, accuracy, half, device=x.device, dtype=x.dtype)
-    lower = torch.tensordot(rows, x.narrow(dim, 0, width), dims=([1], [dim])).movedim(0, dim)
     mirrored = (-1) ** order * rows.flip(0, 1)
-    upper = torch.tensordot(mirrored, x.narrow(dim, n - width, width), dims=([1], [dim])).movedim(0, dim)
+    lower = torch.tensordot(rows, x.narrow(dim, 0, width).movedim(dim, 0), dims=1).movedim(0, dim)
+    upper = torch.tensordot(mirrored, x.narrow(dim, n - width, width).movedim(dim, 0), dims=1).movedim(0, dim)
     if n == 2 * half:
         return torch.cat([lower, upper], dim)
     return torch.cat([lower, _centered(x, dim, weights, order % 2 == 1), upper], dim)
@@ -259,12 +257,15 @@ def _centered(x: Tensor, dim: int, weights: tuple[float, ...], odd: bool) -> Ten
     """Return the inner product with a centered stencil wherever it fits; opposite samples are paired."""
     half = len(weights) // 2
     n = x.shape[dim] - 2 * half
-    y = None if odd else weights[half] * x.narrow(dim, half, n)
-    for z in range(1, half + 1):
+
+    def pair(z: int) -> Tensor:
         up, down = x.narrow(dim, half + z, n), x.narrow(dim, half - z, n)
-        pair = up - down if odd else up + down
-        y = weights[half + z] * pair if y is None else torch.add(y, pair, alpha=weights[half + z])
-    return y
+        return up - down if odd else up + down
+
+    y = weights[half + 1] * pair(1)
+    for z in range(2, half + 1):
+        y = torch.add(y, pair(z), alpha=weights[half + z])
+    return y if odd else torch.add(y, x.narrow(dim, half, n), alpha=weights[half])
 
 
 @functools.lru_cache(maxsize=512)
@@ -311,13 +312,13 @@ def _multipliers(indices: Sequence[tuple[int, ...]], accuracy: int | str, length
     """Symbols of the scaled derivatives in the layout of rfftn, (A, *, 2); the exact ones are zero at Nyquist wave numbers."""
     numbers = grid.wavenumbers(device=device, dtype=torch.float64)
     steps = [k * h for k, h in zip(numbers, grid.spacing, strict=True)]
-    window = torch.exp(-0.5 * sum((smoothing * k).square() for k in numbers))
+    window = functools.reduce(torch.mul, [torch.exp(-0.5 * (smoothing * k).square()) for k in numbers])
 
     def symbol(a: int, order: int) -> Tensor:
         theta, kept = steps[a], torch.ones_like(steps[a])
-        if accuracy == "exact":
+        if isinstance(accuracy, str):
             kept = (theta.abs() < math.pi * (1 - 1e-9)).double()
-        if not order or accuracy == "exact":
+        if not order or isinstance(accuracy, str):
             values = 1j**order * theta.to(torch.complex128) ** order * kept
         else:
             half = (order + 1) // 2 + accuracy // 2 - 1
@@ -341,9 +342,9 @@ def _check_room(n: int, axis: Axis, order: int, accuracy: int) -> tuple[int, int
     return half, width
 
 
-def _check_accuracy(accuracy: int) -> None:
-    if accuracy < 2 or accuracy % 2:
-        raise ValueError(f"got accuracy={accuracy}; give an even order of accuracy, 2, 4 or 6")
+def _check_accuracy(accuracy: int | str) -> None:
+    if not isinstance(accuracy, int) or accuracy < 2 or accuracy % 2:
+        raise ValueError(f'got accuracy={accuracy!r}; give an even order of accuracy, 2, 4 or 6, or, for a layer, "exact"')
 
 
 def _check_grid(x: Tensor, grid: Grid, who: str) -> None:
@@ -351,6 +352,8 @@ def _check_grid(x: Tensor, grid: Grid, who: str) -> None:
         raise ValueError(f"{who} got grid={grid!r}, but derivatives have units; give domain.grid_of(x)")
     if x.ndim != grid.ndim + 2 or tuple(x.shape[2:]) != grid.shape:
         raise ValueError(f"{who} got x of shape {tuple(x.shape)}; expected (batch, channels, {', '.join(map(str, grid.shape))})")
+    if not x.is_floating_point():
+        raise ValueError(f"{who} got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")
     for axis in grid.domain.axes:
         if axis.points == "gauss":
             raise ValueError(f'{who} needs equal spacing, but axis {axis.name} has points="gauss"; use "cell" or "endpoint"')

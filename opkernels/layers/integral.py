@@ -89,8 +89,8 @@ class LocalIntegralConv(nn.Module):
         super().__init__()
         if min(in_channels, out_channels) < 1:
             raise ValueError(f"LocalIntegralConv got {in_channels} input and {out_channels} output channels; give at least one of each")
-        if not 0 < radius < float("inf"):
-            raise ValueError(f"LocalIntegralConv got radius={radius}; give a positive length in the units of the domain")
+        if not isinstance(radius, (int, float)) or not 0 < radius < float("inf"):
+            raise ValueError(f"LocalIntegralConv got radius={radius!r}; give a positive length in the units of the domain")
         if quadrature not in ("exact", "nodal", None):
             raise ValueError(f'LocalIntegralConv got quadrature={quadrature!r}; choose "exact", "nodal" or None')
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -189,9 +189,10 @@ class LocalIntegralConv(nn.Module):
                 f"LocalIntegralConv got x of shape {tuple(x.shape)}; "
                 f"expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
             )
+        _check_real(x)
 
     def _check_grid(self, grid: Grid) -> None:
-        self._check_domain(grid.domain)
+        self.check_domain(grid.domain)
         for axis, h in zip(grid.domain.axes, grid.spacing, strict=True):
             if axis.points == "gauss":
                 raise ValueError(
@@ -204,7 +205,8 @@ class LocalIntegralConv(nn.Module):
                     'no integral; refine the grid, raise the radius or, on periodic axes, choose quadrature="exact"'
                 )
 
-    def _check_domain(self, domain: Domain) -> None:
+    def check_domain(self, domain: Domain) -> None:
+        """Refuse a domain of another rank than the kernel's, with walls where "exact" was asked for, or too short for the radius."""
         if domain.ndim != self.kernel.n_dim:
             raise ValueError(f"LocalIntegralConv got a {domain.ndim}-D grid for a {self.kernel.n_dim}-D kernel; give one of the same rank")
         if self.quadrature == "exact":
@@ -219,9 +221,15 @@ class LocalIntegralConv(nn.Module):
     def _check_particles(self, x: Tensor, particles: ParticleSet) -> None:
         if self.quadrature == "exact":
             raise ValueError('LocalIntegralConv got particles with quadrature="exact", which needs a grid; choose "nodal" or None')
-        self._check_domain(particles.domain)
+        self.check_domain(particles.domain)
         if tuple(x.shape) != (len(particles), self.in_channels):
             raise ValueError(f"LocalIntegralConv got x of shape {tuple(x.shape)}; expected ({len(particles)}, {self.in_channels})")
+        _check_real(x)
+
+
+def _check_real(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"LocalIntegralConv got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")
 
 
 def _prefers_stencil(kernel: KernelBasis, radius: float, grid: Grid, device: torch.device) -> bool:

@@ -17,7 +17,7 @@ with as many nodes as the highest wave number needs for rounding error.
 | `Zernike`         | R_n^|m|(u) cos m phi or sin |m| phi, times (1 - u^2)^s           | 2      | n (n + 1)/2                        |
 | `WindowedFourier` | product over the axes of cos or sin(j pi z_a), times (1 - u^2)^s | 1 to 3 | n^d                                |
 | `Morlet`          | the same product times cos^2(pi u/2)                             | 1 to 3 | n^d                                |
-| `Radial`          | Chebyshev T_j(2 u^2 - 1) times (1 - u^2)^s: no direction         | 1 to 3 | n                                  |
+| `Radial`          | Jacobi P_j^(2s, d/2 - 1)(2 u^2 - 1) times (1 - u^2)^s            | 1 to 3 | n                                  |
 
 u = |z|. Without the window (s = 0) a kernel jumps at the rim, which a sum over samples resolves at first order only, and on
 a grid that divides the radius rounding decides which samples count; s = 1 or 2 makes that second order or better.
@@ -32,7 +32,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import MISSING, astuple, dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import table
+from opkernels.layers.product_kernels import Bumps, Chebyshev, Fourier, ProductKernel, Spline
 
 __all__ = [
     "KernelBasis",
@@ -61,21 +62,26 @@ class KernelBasis(Protocol):
     @property
     def n_dim(self) -> int:
         """Number of axes d."""
+        ...
 
     @property
     def size(self) -> int:
         """Number of functions K."""
+        ...
 
     @property
     def radial_breaks(self) -> tuple[float, ...]:
         """Distances 0 .. 1 between which every phi_k is smooth."""
+        ...
 
     @property
     def angular_pieces(self) -> int:
         """Number of equal sectors, the first from angle 0 on, in which every phi_k is smooth."""
+        ...
 
     def raw(self, z: Tensor) -> Tensor:
         """Return phi_k before normalization, (K, *), at offsets z (d, *) in the unit ball."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -317,7 +323,7 @@ class Morlet:
 
 @dataclass(frozen=True)
 class Radial:
-    """Functions of the distance alone: the layer commutes with every rotation and reflection.
+    """Functions of the distance alone, orthogonal on the ball: the layer commutes with every rotation and reflection.
 
     Parameters
     ----------
@@ -359,31 +365,55 @@ class Radial:
     def raw(self, z: Tensor) -> Tensor:
         """Return phi_k before normalization, (K, *), at offsets z (d, *)."""
         u2 = z.square().sum(0)
-        t = [torch.ones_like(u2), 2 * u2 - 1]
-        for _ in range(2, self.n):
-            t.append(2 * t[1] * t[-1] - t[-2])
+        x, a, b = 2 * u2 - 1, 2 * self.window, self.n_dim / 2 - 1
+        t = [torch.ones_like(x), a + 1 + (a + b + 2) / 2 * (x - 1)]
+        for j in range(2, self.n):
+            c = 2 * j + a + b
+            above = (c - 1) * (c * (c - 2) * x + a**2 - b**2) * t[-1] - 2 * (j + a - 1) * (j + b - 1) * c * t[-2]
+            t.append(above / (2 * j * (j + a + b) * (c - 2)))
         return torch.stack(t[: self.n]) * (1 - u2).clamp(min=0) ** self.window
 
 
-def kernel_to(kernel: KernelBasis | Sequence | None) -> KernelBasis | tuple | None:
-    """Return a basis of this file as plain data, its name and numbers; anything else as it is."""
-    if isinstance(kernel, tuple(_NAMED.values())):
+def kernel_to(kernel: KernelBasis | list | tuple | None) -> KernelBasis | tuple | None:
+    """Return a basis of this file, or a product kernel, as plain data, its name and arguments; anything else as it is."""
+    if isinstance(kernel, (PolarHats, Zernike, WindowedFourier, Morlet, Radial)):
         return (type(kernel).__name__, *astuple(kernel))
+    if isinstance(kernel, ProductKernel):
+        families = tuple((type(family).__name__, *astuple(family)) for family in kernel.families)  # pyright: ignore[reportArgumentType]
+        return ("ProductKernel", families, kernel.coordinates, kernel.window, kernel.parity)
     return tuple(kernel) if isinstance(kernel, list) else kernel
 
 
-def kernel_from(kernel: KernelBasis | Sequence | None) -> KernelBasis | None:
+def kernel_from(kernel: KernelBasis | list | tuple | None) -> KernelBasis | None:
     """Return the basis that a name and numbers mean, as ``("Zernike", 4)``; a basis or None as it is."""
-    if isinstance(kernel, (tuple, list)):
+    if isinstance(kernel, (list, tuple)):
         name, *numbers = kernel or ("",)
+        if name == "ProductKernel":
+            return _product_kernel(kernel)
         if name not in _NAMED or not all(isinstance(number, int) for number in numbers):
             raise ValueError(f"got the kernel {kernel!r}; give a name of {', '.join(_NAMED)} and its whole numbers, such as ('Zernike', 4)")
+        names = [f.name for f in fields(_NAMED[name])]
+        least = sum(f.default is MISSING for f in fields(_NAMED[name]))
+        if not least <= len(numbers) <= len(names):
+            raise ValueError(f"got the kernel {kernel!r}; after {name} give {least} to {len(names)} whole numbers: {', '.join(names)}")
         return _NAMED[name](*numbers)
     if kernel is not None and not hasattr(kernel, "raw"):
         raise ValueError(f"got the kernel {kernel!r}; give a KernelBasis, such as PolarHats(3, 4), or its name and numbers")
     return kernel
 
 
+def _product_kernel(kernel: list | tuple) -> ProductKernel:
+    """Return the product kernel that `kernel_to` wrote."""
+    try:
+        _, families, coordinates, window, parity = kernel
+        members = tuple(_FAMILIES[name](*arguments) for name, *arguments in families)
+        return ProductKernel(members, coordinates, window, parity)
+    except (KeyError, TypeError, ValueError) as error:
+        example = "('ProductKernel', (('Fourier', 2), ('Fourier', 2)), 'cartesian', 'poly6', 'both')"
+        raise ValueError(f"got the kernel {kernel!r}; give families, coordinates, window and parity, such as {example}") from error
+
+
+_FAMILIES = {kind.__name__: kind for kind in (Fourier, Chebyshev, Spline, Bumps)}
 _NAMED = {kind.__name__: kind for kind in (PolarHats, Zernike, WindowedFourier, Morlet, Radial)}
 
 
@@ -491,7 +521,8 @@ def _ball(basis: KernelBasis, top: float, device: torch.device) -> tuple[Tensor,
 def _ball_shape(basis: KernelBasis, top: float) -> tuple[int, int, int]:
     """Numbers of distances, polar and azimuthal angles of a ball's nodes."""
     azimuth = [2 * math.pi * i / basis.angular_pieces for i in range(basis.angular_pieces + 1)]
-    return tuple(len(_gauss(breaks, top, torch.device("cpu"))[0]) for breaks in (basis.radial_breaks, _POLES, azimuth))
+    distances, polar, azimuthal = (len(_gauss(breaks, top, torch.device("cpu"))[0]) for breaks in (basis.radial_breaks, _POLES, azimuth))
+    return distances, polar, azimuthal
 
 
 _POLES = (0.0, math.pi / 2, math.pi)  # kinks may sit at the equator
@@ -505,4 +536,4 @@ def _gauss(breaks: Sequence[float], top: float, device: torch.device) -> tuple[T
         x, w = np.polynomial.legendre.leggauss(16 + math.ceil(0.6 * top * (b - a) / 2))
         nodes.append((a + b) / 2 + (b - a) / 2 * x)
         weights.append((b - a) / 2 * w)
-    return tuple(torch.as_tensor(np.concatenate(part), device=device) for part in (nodes, weights))
+    return torch.as_tensor(np.concatenate(nodes), device=device), torch.as_tensor(np.concatenate(weights), device=device)

@@ -18,7 +18,10 @@ __all__ = ["filtered", "looked_up"]
 
 
 def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor) -> Tensor:
-    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *), zeros where `shape` is larger. and weights (O, C, K)."""
+    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *) and weights (O, C, K).
+
+    Where `shape` is larger than that of `u`, zeros follow the samples.
+    """
     axes = tuple(range(-len(shape), 0))
     u_hat = torch.fft.rfftn(u.contiguous(), s=shape, dim=axes)
     mix = _mixed if torch.compiler.is_compiling() else _Mix.apply
@@ -53,11 +56,12 @@ class _Mix(torch.autograd.Function):
     def backward(ctx, g):
         u, m, weight = ctx.saved_tensors
         grad_u, grad_weight = [], torch.zeros_like(weight)
-        for b, f in _blocks(u, m):
-            g_real = torch.view_as_real(g[b, :, f].contiguous()).flatten(2)
-            grad_weight = grad_weight + torch.matmul(g_real, _columns(u[b, :, f], m[:, f]).mT).sum(0)
-            columns = torch.matmul(weight.T, g_real).unflatten(1, (u.shape[1], -1)).unflatten(3, (-1, 2))
-            grad_u.append((torch.view_as_complex(columns) * m[:, f].conj()).sum(2))
+        with torch.autocast(u.device.type, enabled=False):  # for calls of backward inside an autocast region
+            for b, f in _blocks(u, m):
+                g_real = torch.view_as_real(g[b, :, f].contiguous()).flatten(2)
+                grad_weight = grad_weight + torch.matmul(g_real, _columns(u[b, :, f], m[:, f]).mT).sum(0)
+                columns = torch.matmul(weight.T, g_real).unflatten(1, (u.shape[1], -1)).unflatten(3, (-1, 2))
+                grad_u.append((torch.view_as_complex(columns) * m[:, f].conj()).sum(2))
         return _assembled(u, u.shape[1], grad_u, m), None, grad_weight
 
 
@@ -81,7 +85,11 @@ def _assembled(u: Tensor, channels: int, blocks: list[Tensor], m: Tensor) -> Ten
     return y
 
 
-@torch.compiler.disable
+@torch.compiler.disable(recursive=True)
 def looked_up(build: Callable[..., Tensor], *key, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a table; outside of compiled graphs, which would build it in every call."""
+    """Return a table from the cache, at the price of a break in a compiled graph.
+
+    Traced into the graph, a table would be built in every call, which costs more than all else; torch 2.13 does not take more than
+    one result of `torch.compiler.assume_constant_result` in a graph.
+    """
     return build(*key, device=device, dtype=dtype)

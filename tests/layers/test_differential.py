@@ -233,11 +233,24 @@ def test_refuses_to_guess():
         layer(x[:, :1], grid)
     with pytest.raises(ValueError, match="alpha=\\(1,\\) on a 2-D grid"):
         differentiate(x, grid, (1,))
-    with pytest.raises(ValueError, match="accuracy=3; give an even order"):
-        DifferentialConv(1, 1, 1, length=1.0, accuracy=3)
-    with pytest.raises(ValueError, match="order=0; give at least one"):
-        DifferentialConv(1, 1, 1, length=1.0, order=0)
-    with pytest.raises(ValueError, match="length=0; give a positive length"):
-        DifferentialConv(1, 1, 1, length=0)
+    with pytest.raises(ValueError, match="whole number from 0 on, per axis"):
+        differentiate(x, grid, (1.0, 0))
+    with pytest.raises(ValueError, match="accuracy='exact'; give an even order"):
+        differentiate(x, grid, (1, 0), "exact")
+    for accuracy in (3, 4.0, None, 0):
+        with pytest.raises(ValueError, match=f"accuracy={accuracy}; give an even order"):
+            DifferentialConv(1, 1, 1, length=1.0, accuracy=accuracy)
+    for order in (0, 1.5, "1"):
+        with pytest.raises(ValueError, match=f"order={order!r}; give a whole number of at least 1"):
+            DifferentialConv(1, 1, 1, length=1.0, order=order)
+    for length in (0, "1"):
+        with pytest.raises(ValueError, match=f"length={length!r}; give a positive length"):
+            DifferentialConv(1, 1, 1, length=length)
+    for smoothing in (-1.0, "1"):
+        with pytest.raises(ValueError, match=f"smoothing={smoothing!r} with accuracy='exact'; give a length of at least 0"):
+            DifferentialConv(1, 1, 1, length=1.0, accuracy="exact", smoothing=smoothing)
+    for dtype in (torch.int64, torch.complex64):
+        with pytest.raises(ValueError, match=f"x of dtype {dtype}; give real floating-point samples"):
+            layer(x.to(dtype), grid)
     with pytest.raises(ValueError, match="depthwise with 2 input and 3 output"):
         DifferentialConv(2, 3, 1, length=1.0, depthwise=True)

@@ -7,7 +7,7 @@ import torch
 from helpers import assert_order, band_limited, fake_cuda
 
 from opkernels import Axis, Domain, ParticleSet
-from opkernels.layers import LocalIntegralConv, Morlet, PolarHats, Radial, WindowedFourier, Zernike
+from opkernels.layers import LocalIntegralConv, Morlet, PolarHats, Radial, WindowedFourier, Zernike, multipliers
 from opkernels.layers import integral as module
 from opkernels.layers.kernels import kernel_values
 
@@ -54,7 +54,7 @@ def test_nodal_approaches_exact(kernel):
         errors.append(((nodal(x, grid).detach() - wanted).norm() / wanted.norm()).item())
     h, e = -torch.tensor(sizes, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
     h = h - h.mean()
-    assert (h @ e / (h @ h)).item() >= 2 - 0.15 and errors[-1] < 1e-2
+    assert (h @ e / (h @ h)).item() >= 2 - 0.05 and errors[-1] < 1e-2
 
 
 DOMAINS = {
@@ -81,8 +81,7 @@ def test_nodal_is_the_sum_over_neighbors(kernel, shape, domain):
     torch.testing.assert_close(layer(x, grid).flatten(2), wanted, rtol=0, atol=1e-12 * math.prod(shape))
 
 
-@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
-@pytest.mark.parametrize("radius", [0.13, 0.3, 0.5])
+@pytest.mark.parametrize("domain, radius", list(zip(DOMAINS.values(), (0.3, 0.5, 0.13), strict=True)), ids=list(DOMAINS))
 @pytest.mark.parametrize("kernel", MORE, ids=str)
 def test_transforms_stencil_and_particles_agree(kernel, radius, domain):
     """On a grid that is not square; 0.3 and 0.5 are whole numbers of cells, where samples sit on the rim."""
@@ -123,9 +122,8 @@ def test_order_up_to_the_walls(points, factor, order):
         first = (factor**level - 1) // 2 if points == "cell" else 0
         return layer(u, grid).detach()[..., first :: factor**level], grid.spacing[0]
 
-    levels = 5 if factor == 2 else 4
-    reference, _ = at_shared_samples(levels + 4 if factor == 2 else levels + 2)
-    found = [at_shared_samples(level) for level in range(5 if factor == 2 else 5)]
+    reference, _ = at_shared_samples(9 if factor == 2 else 6)
+    found = [at_shared_samples(level) for level in range(5)]
     assert_order([h for _, h in found], [(y - reference).norm().item() for y, _ in found], order)
 
 
@@ -154,19 +152,29 @@ def test_many_blocks_are_one_product(monkeypatch):
     torch.manual_seed(0)
     u = torch.randn(3, 2, 300, dtype=torch.complex128, requires_grad=True)
     m, weight = torch.randn(4, 300, dtype=torch.complex128), torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
-    wanted = module._mixed(u, m, weight)
+    wanted = multipliers._mixed(u, m, weight)
     whole = torch.autograd.grad(wanted.abs().square().sum(), (u, weight))
     for rows, width in ((2, 300), (1, 128)):
         cut = [(slice(i, i + rows), slice(j, j + width)) for i in range(0, 3, rows) for j in range(0, 300, width)]
-        monkeypatch.setattr(module, "_blocks", lambda u, m, cut=cut: cut)
-        got = module._Mix.apply(u, m, weight)
+        monkeypatch.setattr(multipliers, "_blocks", lambda u, m, cut=cut: cut)
+        got = multipliers._Mix.apply(u, m, weight)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
         torch.testing.assert_close(torch.autograd.grad(got.abs().square().sum(), (u, weight)), whole, rtol=0, atol=1e-10)
-    monkeypatch.setattr(module, "_blocks", lambda u, m: [(slice(0, 1), slice(0, 3)), (slice(0, 1), slice(3, 4))])
+    monkeypatch.setattr(multipliers, "_blocks", lambda u, m: [(slice(0, 1), slice(0, 3)), (slice(0, 1), slice(3, 4))])
     small = torch.randn(1, 2, 4, dtype=torch.complex128, requires_grad=True)
     w = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(module._Mix.apply, (small, m[:2, :4], w))
-    assert torch.autograd.gradgradcheck(module._Mix.apply, (small, m[:2, :4], w))
+    assert torch.autograd.gradcheck(multipliers._Mix.apply, (small, m[:2, :4], w))
+    assert torch.autograd.gradgradcheck(multipliers._Mix.apply, (small, m[:2, :4], w))
+
+
+@pytest.mark.parametrize("quadrature", ["exact", "nodal"])
+def test_backward_inside_autocast_is_in_float32(quadrature):
+    layer, grid = LocalIntegralConv(2, 3, PolarHats(3, 4), radius=0.45, quadrature=quadrature, bias=False), TORUS.grid(24, 48)
+    x, sent = torch.randn(2, 2, 24, 48, requires_grad=True), torch.randn(2, 3, 24, 48)
+    wanted = torch.autograd.grad(layer(x, grid), (x, layer.weight), sent)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.autograd.grad(layer(x, grid), (x, layer.weight), sent)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 * wanted[1].abs().max().item())
 
 
 @pytest.mark.slow
@@ -175,7 +183,7 @@ def test_many_blocks_are_one_product(monkeypatch):
 def test_compiles_for_several_shapes(domain):
     layer = LocalIntegralConv(2, 3, PolarHats(3, 4), radius=0.37)
     compiled = torch.compile(layer, backend="aot_eager")
-    for n in (16, 18, 22):
+    for n in (16, 18):
         x = torch.randn(2, 2, n, 20)
         torch.testing.assert_close(compiled(x, domain.grid(n, 20)), layer(x, domain.grid(n, 20)), rtol=0, atol=1e-5)
 
@@ -260,8 +268,12 @@ def test_refuses_what_has_no_meaning(radius, quadrature, domain, shape, message)
 def test_refuses_to_guess():
     with pytest.raises(ValueError, match="got grid=None, but a radius has units"):
         LocalIntegralConv(1, 1, PolarHats(), radius=0.2)(torch.zeros(1, 1, 8, 8), None)
-    with pytest.raises(ValueError, match="radius=0; give a positive length"):
-        LocalIntegralConv(1, 1, PolarHats(), radius=0)
+    for radius in (0, "0.1", None):
+        with pytest.raises(ValueError, match=f"radius={radius!r}; give a positive length"):
+            LocalIntegralConv(1, 1, PolarHats(), radius=radius)
+    for dtype in (torch.int64, torch.complex64):
+        with pytest.raises(ValueError, match=f"x of dtype {dtype}; give real floating-point samples"):
+            LocalIntegralConv(1, 1, PolarHats(), radius=0.2)(torch.zeros(1, 1, 8, 8, dtype=dtype), TORUS.grid(8, 8))
     with pytest.raises(ValueError, match="quadrature='midpoint'; choose"):
         LocalIntegralConv(1, 1, PolarHats(), radius=0.2, quadrature="midpoint")
     particles, layer = ParticleSet(torch.rand(5, 2), 1.0, support=0.1, domain=TORUS), LocalIntegralConv(2, 1, PolarHats(), radius=0.2)

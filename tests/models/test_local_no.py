@@ -13,7 +13,9 @@ from opkernels import Domain
 from opkernels.layers import DifferentialConv, LocalIntegralConv, PolarHats, SpectralConv, Zernike
 from opkernels.models import FNO
 from opkernels.models.local_no import Differential, Integral, LocalNO
+from opkernels.training.config import read_config
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TORUS = Domain.periodic(1.0, 2.0)
 SMALL = {"hidden_channels": 6, "n_layers": 2}
 
@@ -94,7 +96,7 @@ def test_gradients_reach_everything_in_a_box(branches):
 
 
 def test_the_example_finds_the_same_error_on_both_grids():
-    errors = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "local_no.py"))["main"]()
+    errors = runpy.run_path(str(EXAMPLES / "local_no.py"))["main"]()
     assert errors["LocalNO 64"] < 0.8 * errors["FNO 64"] and errors["LocalNO 128"] < 1.1 * errors["LocalNO 64"]
 
 
@@ -147,10 +149,11 @@ def test_runs_on_fake_cuda_and_trains_under_bf16():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the compiler itself, where graphs meet
 def test_compiles():
-    model = local_no(n_layers=1)
-    compiled = torch.compile(model, backend="aot_eager")
-    for shape in ((16, 12), (9, 14)):
-        x = torch.randn(2, 2, *shape)
+    torch.manual_seed(0)
+    model = LocalNO(Domain.periodic(2.0), 2, 1, n_modes=(4,), hidden_channels=2, n_layers=1)
+    compiled = torch.compile(model, backend="aot_eager", dynamic=False)
+    for n in (16, 9):
+        x = torch.randn(2, 2, n)
         torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=1e-5)
 
 
@@ -165,10 +168,39 @@ def test_compiles():
         ({"integral": {"kernel": ["Haar", 2]}}, "give a name of PolarHats"),
         ({"integral": {"radius": -1}}, "radius=-1; give a positive length"),
         ({"differential": {"accuracy": 3}}, "accuracy=3; give an even order"),
+        ({"differential": {"accuracy": 0}}, "accuracy=0; give an even order"),
+        ({"branches": "spectral"}, "branches='spectral'; give a list of spectral, differential, integral"),
+        ({"branches": None}, "branches=None; give a list"),
+        ({"integral": {"kernel": ["Zernike", 3, 2, 1]}}, "after Zernike give 0 to 2 whole numbers"),
     ],
 )
 def test_refuses_what_it_does_not_know(options, message):
     with pytest.raises(ValueError, match=message):
         local_no(**options)
-    with pytest.raises(ValueError, match="above half the length 1 of axis x"):
-        local_no(integral={"radius": 0.6})(torch.zeros(1, 2, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "domain, options, message",
+    [
+        (TORUS, {"integral": {"radius": 0.6}}, "above half the length 1 of axis x"),
+        (TORUS, {"integral": {"kernel": ["PolarHats", 3, 6, 3]}}, "2-D grid for a 3-D kernel"),
+        (Domain.box(1.0, 2.0), {"integral": {"quadrature": "exact"}}, "axis x has walls"),
+        (Domain.box(1.0, 2.0), {"differential": {"accuracy": "exact"}}, "axis x has walls"),
+    ],
+)
+def test_refuses_what_does_not_suit_the_domain_when_built(domain, options, message):
+    """Not after an hour of making data."""
+    with pytest.raises(ValueError, match=message):
+        local_no(domain, **options)
+
+
+def test_exact_branches_in_a_padded_box():
+    model = local_no(Domain.box(1.0, 2.0), domain_padding=(0.25, 0.5), differential={"accuracy": "exact"}, integral={"quadrature": "exact"})
+    assert model(torch.randn(1, 2, 16, 20)).isfinite().all()
+
+
+def test_the_configuration_builds_its_model():
+    config = read_config(EXAMPLES / "configs" / "local_no.yaml")
+    assert config.model.name == "LocalNO" and config.data.resolution == (64,)
+    model = LocalNO(Domain.periodic(2 * math.pi, 2 * math.pi), 1, 1, **config.model.arguments)
+    assert model.blocks[3].conv.branches["integral"].kernel == PolarHats(3, 4)
