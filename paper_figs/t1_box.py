@@ -4,7 +4,8 @@
 
 1000 training, 100 validation and 200 test samples of the recipe fno_darcy. Every contender sees the eight symmetries of the
 square as augmentation. The cosine series of a pressure that vanishes at the walls falls as k^-2 only: the irreducible error of
-24 x 24 cosines is .9 %, of as many sines .3 %. Numbers: t1_box.json; picture: t1_box.png.
+24 x 24 cosines is .9 %, of as many sines .3 %; `--cells "T1, cosine to sine"` reads the coefficient in cosines and makes the
+pressure of sines. Numbers: t1_box.json; picture: t1_box.png.
 
 Each finished (model, budget, seed) is written at once and skipped on a restart.
 
@@ -21,16 +22,17 @@ from opkernels.mode_selection import TargetModes, box
 from opkernels.models import FNO, T1
 
 SECONDS, EPOCHS, MODES = 90, 6, (24, 24)
-PADDED = {"n_modes": (16, 16), "hidden_channels": 24, "n_layers": 4, "domain_padding": 0.25}
-
 MIXED = {"basis": "sine", "input_basis": "cosine"}  # the pressure vanishes at the walls, the coefficient does not
+PADDED = {"n_modes": (16, 16), "hidden_channels": 24, "n_layers": 4, "domain_padding": 0.25}
 
 CELLS = {  # name: (model, learning rate, moved by the symmetries)
     "T1, cosine": (lambda d: T1(d, 1, 1, n_modes=MODES, hidden_channels=32, n_layers=4), 4e-3, True),
     "T1, sine": (lambda d: T1(d, 1, 1, n_modes=MODES, hidden_channels=32, n_layers=4, basis="sine"), 4e-3, True),
-    "T1, cosine to sine": (lambda d: T1(d, 1, 1, n_modes=MODES, hidden_channels=32, n_layers=4, **MIXED), 4e-3, True),
     "FNO, padded": (lambda d: FNO(d, 1, 1, **PADDED), 4e-3, True),
     "FNO": (lambda d: FNO(d, 1, 1, **PADDED | {"domain_padding": 0}), 4e-3, True),
+}
+MORE = {  # not in the figure
+    "T1, cosine to sine": (lambda d: T1(d, 1, 1, n_modes=MODES, hidden_channels=32, n_layers=4, **MIXED), 4e-3, True),
 }
 
 
@@ -59,9 +61,9 @@ def main(options):
     names = options.cells or list(CELLS)
     budget = {column: {"seconds": SECONDS, "epochs": EPOCHS}[column] for column in options.columns}
     results = Path(__file__).with_suffix(".json")
-    rows = run({n: CELLS[n] for n in names}, budget, options.seeds, parts, domain, results, symmetry)
+    rows = run({n: (CELLS | MORE)[n] for n in names}, budget, options.seeds, parts, domain, results, symmetry)
     budgets = [f"{SECONDS} seconds", f"{EPOCHS} epochs"]
-    table(rows, CELLS, budgets)
+    table(rows, CELLS | MORE, budgets)
     draw(rows, CELLS, floors["cosine"], results.with_suffix(".png"), budgets)
 
 
