@@ -13,7 +13,13 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.stepping import SolverError
 
-__all__ = ["check_evolution", "check_samples", "full_precision", "requested_times", "require_finite"]
+__all__ = ["check_evolution", "check_samples", "check_values", "full_precision", "requested_times", "require_domain", "require_finite"]
+
+
+def require_domain(name: str, domain: Domain) -> None:
+    """Refuse what is no Domain."""
+    if not isinstance(domain, Domain):
+        raise ValueError(f"{name} got domain={domain!r}; give a Domain, for example Domain.periodic(1.0, 1.0)")
 
 
 def check_samples(name: str, what: str, domain: Domain, channels: Sequence[str], x: Tensor) -> Grid:
@@ -29,17 +35,28 @@ def check_samples(name: str, what: str, domain: Domain, channels: Sequence[str],
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         shape = f"(batch, {len(channels)}, {', '.join(domain.names)})"
         raise ValueError(f"{name}.solve got {what} {got}; expected a tensor {shape} with channels {', '.join(channels)}")
+    check_values(name, what, x)
+    return domain.grid_of(x)
+
+
+def check_values(name: str, what: str, x: Tensor) -> None:
+    """Refuse other types than float32 and float64, and a NaN or infinity."""
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{name}.solve got {what} in {x.dtype}; use float32 or float64")
     if not (x.is_meta or isinstance(x, torch._subclasses.FakeTensor)):
         bad = (~torch.isfinite(x.detach())).flatten(1).any(dim=1).nonzero().flatten().tolist()
         if bad:
             raise ValueError(f"{name}.solve got {what} with a NaN or infinity in sample {bad[0]}; look at the fields it is given")
-    return domain.grid_of(x)
 
 
 def check_evolution(
-    name: str, domain: Domain, fields: Sequence[str], u0: Tensor, times: Sequence[float] | Tensor, t0: float, dt: float | None
+    name: str,
+    domain: Domain,
+    fields: Sequence[str],
+    u0: Tensor,
+    times: Sequence[float] | Tensor | np.ndarray,
+    t0: float,
+    dt: float | None,
 ) -> tuple[Grid, list[float]]:
     """Return the grid of u0 and the requested times, or refuse in one sentence.
 
@@ -51,7 +68,7 @@ def check_evolution(
     return check_samples(name, "u0", domain, fields, u0), requested_times(name, times, t0, dt)
 
 
-def requested_times(name: str, times: Sequence[float] | Tensor, t0: float, dt: float | None) -> list[float]:
+def requested_times(name: str, times: Sequence[float] | Tensor | np.ndarray, t0: float, dt: float | None) -> list[float]:
     """Return the times as numbers, or refuse times out of order and a step that is not positive."""
     if dt is not None and not (_is_finite_number(dt) and dt > 0):
         raise ValueError(f"{name}.solve got dt={dt!r}; give a positive time step or leave None")

@@ -7,12 +7,13 @@ import math
 import numbers
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = ["COEFFICIENT_LAWS", "Parameter", "evaluate", "log_normal", "takes_time", "two_phase"]
 
-Parameter = float | Tensor | Callable[..., Tensor]
+Parameter = float | Tensor | np.ndarray | Callable[..., Tensor]
 
 
 def two_phase(field: Tensor, *, low: float = 3.0, high: float = 12.0) -> Tensor:
@@ -39,7 +40,7 @@ COEFFICIENT_LAWS = {"two_phase": two_phase, "log_normal": log_normal}
 
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"a coefficient law got {name}={value!r}; a coefficient is positive and finite")
 
 
@@ -56,7 +57,7 @@ def evaluate(value: Parameter, points: Tensor, batch: int, who: str, name: str, 
 
     Parameters
     ----------
-    value : number, Tensor or function
+    value : number, Tensor, array or function
         A number; a tensor (B,), one per sample; samples at the points (*shape), (B, *shape) or
         (B, 1, *shape); or a function of the coordinates, and of the time where `time` is given,
         that returns a number or samples.
@@ -81,12 +82,14 @@ def evaluate(value: Parameter, points: Tensor, batch: int, who: str, name: str, 
     shape = tuple(points.shape[1:])
     if callable(value):
         value = value(*points) if time is None else value(*points, time)
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return points.new_full((1,) * (len(shape) + 1), float(value))
     if isinstance(value, Tensor):
         if value.ndim == 0:
             return value.to(points).reshape((1,) * (len(shape) + 1))
-        if value.ndim == 1 and len(value) == batch:
+        if value.ndim == 1 and len(value) in (1, batch):
             return value.to(points).reshape(-1, *[1] * len(shape))
         if tuple(value.shape) == shape:
             return value.to(points)[None]

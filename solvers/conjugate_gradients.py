@@ -103,7 +103,7 @@ def _remainder(drops: list[Tensor]) -> Tensor:
     width = min(_WINDOW, len(drops) // 2)
     if width == 0:
         return drops[-1]
-    last, before = sum(drops[-width:]), sum(drops[-2 * width : -width])
+    before, last = torch.stack(drops[-2 * width :]).unflatten(0, (2, width)).sum(dim=1)
     ratio = (last / before).clamp(max=0.999)
     return last * ratio / (1 - ratio)
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opkernels.domains import Domain
-from opkernels.solvers.checks import check_samples, full_precision
+from opkernels.solvers.checks import check_samples, full_precision, require_domain
 from opkernels.solvers.coefficients import Parameter, evaluate
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
@@ -110,6 +110,7 @@ class Darcy2D:
         tolerance: float = 1e-10,
         max_iterations: int = 2000,
     ):
+        require_domain("Darcy2D", domain)
         if domain.ndim != 2:
             raise ValueError(f"Darcy2D got a {domain.ndim}-D domain; give one with two axes")
         for axis in domain.axes:
@@ -120,7 +121,7 @@ class Darcy2D:
             raise ValueError("Darcy2D got no Dirichlet wall, so u is only known up to a constant; make at least one wall Dirichlet")
         if faces not in _MEANS:
             raise ValueError(f"Darcy2D got faces={faces!r}; choose one of {', '.join(_MEANS)}")
-        if not 0 < tolerance < 1:
+        if not (isinstance(tolerance, float) and 0 < tolerance < 1):
             raise ValueError(f"Darcy2D got tolerance={tolerance!r}; give a relative error between 0 and 1, such as 1e-8")
         self.domain, self.source, self.boundary = domain, source, boundary
         self.mean, self.tolerance, self.max_iterations = _MEANS[faces], tolerance, max_iterations
@@ -237,7 +238,8 @@ def _differences(u: Tensor, d: int, basis: Eigenbasis) -> Tensor:
 
 def _divergence(u: Tensor, faces: tuple[Tensor, ...], basis: Eigenbasis) -> Tensor:
     """Return A u = -Σ δ(c δu) on the unknowns."""
-    return -sum((c * _differences(u, d, basis)).diff(dim=d + 1) for d, c in enumerate(faces))
+    rows, columns = ((c * _differences(u, d, basis)).diff(dim=d + 1) for d, c in enumerate(faces))
+    return -(rows + columns)
 
 
 @dataclass(frozen=True)
@@ -270,10 +272,11 @@ class _Problem:
         if late.any():
             i = int(late.nonzero()[0])
             if not math.isfinite(float(error[i])):
-                raise SolverError(f"Darcy2D met a source or boundary value that is not finite in sample {i}; give finite ones")
+                raise SolverError(f"Darcy2D met a source or boundary value that is not finite in sample {i}; give finite ones", sample=i)
             raise SolverError(
                 f"Darcy2D did not converge in sample {i}: relative error {float(error[i]):.1e} after {self.max_iterations} iterations, "
-                f"tolerance {self.tolerance:g}; lower the contrast of its coefficient, or raise max_iterations or tolerance"
+                f"tolerance {self.tolerance:g}; lower the contrast of its coefficient, or raise max_iterations or tolerance",
+                sample=i,
             )
 
 
@@ -288,7 +291,8 @@ class _System:
 
     @classmethod
     def of(cls, basis: Eigenbasis, faces: tuple[Tensor, ...], scaling: Tensor | None) -> _System:
-        diagonal = sum(c.narrow(d + 1, 0, basis.shape[d]) + c.narrow(d + 1, 1, basis.shape[d]) for d, c in enumerate(faces))
+        rows, columns = (c.narrow(d + 1, 0, basis.shape[d]) + c.narrow(d + 1, 1, basis.shape[d]) for d, c in enumerate(faces))
+        diagonal = rows + columns
         if basis.weighted:
             roots = basis.weights(diagonal.device, diagonal.dtype).rsqrt()
             scaling = roots if scaling is None else scaling * roots

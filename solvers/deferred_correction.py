@@ -164,7 +164,7 @@ class _March:
         alpha, beta = (1 + 2 * r) / (a * (1 + r)), r * r / (a * (1 + r))
         with torch.no_grad():
             shift = self.problem.rate(self.state(past.values[0][0]).detach())
-            shift = shift.reshape(-1, *[1] * (self.symbol.ndim - 1)).to(self.dtype)
+            shift = shift.reshape(-1, *[1] * (self.state(past.values[0][0]).ndim - 1)).to(self.dtype)
         inverse = 1 / (alpha + shift - self.symbol)
         correction, lower, used = torch.zeros_like(past.values[0][0]), None, []
         values, slopes, solved = [], [], []

@@ -158,7 +158,7 @@ def manufactured_vorticity(viscosity: float = 0.01, drag: float = 0.1) -> ExactP
     return ExactProblem(
         domain,
         lambda method: NavierStokes2D(domain, viscosity=viscosity, drag=drag, forcing=forcing, method=method),
-        lambda x, y, t: sum(parts(x, y, t))[None],
+        lambda x, y, t: torch.add(*parts(x, y, t))[None],
         (32, 32),
         2.0,
     )

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from opkernels.domains import Domain, Grid
 from opkernels.solvers.fast_poisson import Eigenbasis, wall_kinds
-from opkernels.solvers.spectral import Modes, Semilinear, SpectralSolver, parameter, per_sample
+from opkernels.solvers.spectral import Modes, Semilinear, SpectralSolver, pair, parameter, per_sample
 
 __all__ = ["FitzHughNagumo"]
 
@@ -73,9 +73,8 @@ class FitzHughNagumo(SpectralSolver):
         method: str = "ETDRK4",
     ):
         super().__init__(domain, method)
-        if not hasattr(diffusivity, "__len__") or len(diffusivity) != 2:
-            raise ValueError(f"FitzHughNagumo got diffusivity={diffusivity!r}; give two numbers, one for each field")
-        self.diffusivity = tuple(parameter(value, "diffusivity", lowest=0.0) for value in diffusivity)
+        both = pair(diffusivity, "diffusivity", "FitzHughNagumo")
+        self.diffusivity = tuple(parameter(value, "diffusivity", lowest=0.0) for value in both)
         self.threshold = parameter(threshold, "threshold")
         if len({axis.periodic for axis in domain.axes}) > 1:
             raise ValueError("FitzHughNagumo got a domain with walls on some axes only; make all axes periodic, or none")

@@ -2,8 +2,13 @@
 
     ∂u/∂t + u ∂u/∂x + ∂²u/∂x² + ∂⁴u/∂x⁴ = 0
 
-u is (B, 1, N), nondimensional. Long waves grow, short ones decay as κ⁴, and the nonlinear term passes
-energy between them: chaos from a length of about 20 on. The mean is conserved exactly and
+| symbol | meaning                          | shape     | units                                                   |
+| ------ | -------------------------------- | --------- | ------------------------------------------------------- |
+| u      | slope of a front, or a velocity  | (B, 1, N) | nondimensional: both coefficients of the linear terms 1 |
+
+Fourier modes, the product dealiased by the two-thirds rule, the linear terms integrated exactly, the rest by an exponential
+scheme of fourth order. Long waves grow, short ones decay as κ⁴, and the nonlinear term passes energy between them: chaos from
+a length of about 20 on. The mean is conserved exactly and
 d/dt ⟨u²⟩/2 = ⟨(∂u/∂x)²⟩ - ⟨(∂²u/∂x²)²⟩.
 
 References
@@ -38,7 +43,18 @@ class KuramotoSivashinsky(SpectralSolver):
     Notes
     -----
     Chaotic: errors grow as e^{0.05 t} at length 22, so trajectories agree until t of about 100 and
-    only statistics beyond. Good values: 64 points at length 22, 256 at 32π.
+    only statistics beyond. It fails where the grid cuts into the decaying range, κ of about 3: the highest modes must
+    be small. Good values: 64 points at length 22, 256 at 32π.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from opkernels import Domain
+    >>> solver = KuramotoSivashinsky(Domain.periodic(22.0))
+    >>> x = 2 * torch.pi / 22 * solver.domain.grid(64).coordinates(dtype=torch.float64)
+    >>> u = solver.solve((torch.cos(x) * (1 + torch.sin(x)))[None], times=[20.0, 40.0])
+    >>> u.shape
+    torch.Size([1, 2, 1, 64])
     """
 
     fields = ("u",)

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
-from opkernels.solvers.spectral import Modes, SpectralSolver, parameter, per_sample, sample_forcing
+from opkernels.solvers.spectral import Modes, SpectralSolver, number, pair, parameter, per_sample, sample_forcing
 from opkernels.solvers.stochastic_forcing import RingForcing, evolve_kicked
 
 __all__ = ["NavierStokes2D"]
@@ -102,9 +102,7 @@ class NavierStokes2D(SpectralSolver):
         super().__init__(domain, method)
         self.viscosity = parameter(viscosity, "viscosity", lowest=0.0)
         self.drag = parameter(drag, "drag", lowest=0.0)
-        if not hasattr(mean_flow, "__len__") or getattr(mean_flow, "ndim", 1) != 1 or len(mean_flow) != 2:
-            raise ValueError(f"NavierStokes2D got mean_flow={mean_flow!r}; give two speeds")
-        self.mean_flow = tuple(parameter(speed, "mean_flow") for speed in mean_flow)
+        self.mean_flow = tuple(number(speed, "mean_flow") for speed in pair(mean_flow, "mean_flow", "NavierStokes2D"))
         if isinstance(viscosity_order, bool) or not isinstance(viscosity_order, int) or viscosity_order < 1:
             raise ValueError(f"NavierStokes2D got viscosity_order={viscosity_order!r}; give a whole number of at least 1")
         self.viscosity_order = viscosity_order

@@ -2,8 +2,13 @@
 
     ∂θ/∂t + (u + U)·∇θ = D Δθ - (u + U)·G,     u of `navier_stokes`, which θ does not act on
 
-θ is (B, 1, N_x, N_y), in any units; D is `diffusivity` (length²/time), G a uniform `mean_gradient` (units of θ per length)
-that the scalar θ + G·x keeps up. ⟨θ⟩ is conserved for G = 0, and d/dt ⟨θ²⟩/2 = -D ⟨|∇θ|²⟩ - ⟨θ (u + U)·G⟩.
+| symbol | meaning                                            | shape              | units         |
+| ------ | -------------------------------------------------- | ------------------ | ------------- |
+| θ      | scalar, without its mean gradient                  | (B, 1, N_x, N_y)   | any           |
+| D      | `diffusivity`                                      | number or (B,)     | length²/time  |
+| G      | `mean_gradient`, which the scalar θ + G·x keeps up | two numbers        | of θ / length |
+
+⟨θ⟩ is conserved for G = 0, and d/dt ⟨θ²⟩/2 = -D ⟨|∇θ|²⟩ - ⟨θ (u + U)·G⟩.
 
 References
 ----------
@@ -19,7 +24,7 @@ from torch import Tensor
 
 from opkernels.domains import Grid
 from opkernels.solvers.navier_stokes import NavierStokes2D
-from opkernels.solvers.spectral import SpectralSolver, parameter, per_sample
+from opkernels.solvers.spectral import SpectralSolver, number, pair, parameter, per_sample
 from opkernels.solvers.stochastic_forcing import RingForcing, evolve_kicked
 
 __all__ = ["ScalarTransport2D"]
@@ -40,6 +45,17 @@ class ScalarTransport2D(SpectralSolver):
     Notes
     -----
     Fails when the grid does not resolve the scalar, whose finest scale is √(D/ν) times that of the flow: keep D near ν or above.
+
+    Examples
+    --------
+    >>> import math, torch
+    >>> from opkernels import Domain
+    >>> from opkernels.solvers import NavierStokes2D
+    >>> flow = NavierStokes2D(Domain.periodic(2 * math.pi, 2 * math.pi), viscosity=1e-2)
+    >>> x, y = flow.domain.grid(32, 32).coordinates(dtype=torch.float64)
+    >>> u0 = torch.stack([2 * x.cos() * y.cos(), x.sin()])[None]  # vorticity, scalar
+    >>> ScalarTransport2D(flow, diffusivity=1e-2).solve(u0, times=[0.5, 1.0]).shape
+    torch.Size([1, 2, 2, 32, 32])
     """
 
     fields = ("vorticity", "scalar")
@@ -49,10 +65,8 @@ class ScalarTransport2D(SpectralSolver):
         if not isinstance(flow, NavierStokes2D):
             raise ValueError(f"ScalarTransport2D got flow={flow!r}; give a NavierStokes2D solver")
         super().__init__(flow.domain, flow.method)
-        if not hasattr(mean_gradient, "__len__") or len(mean_gradient) != 2:
-            raise ValueError(f"ScalarTransport2D got mean_gradient={mean_gradient!r}; give two numbers")
         self.flow, self.diffusivity = flow, parameter(diffusivity, "diffusivity", lowest=0.0)
-        self.mean_gradient = tuple(parameter(value, "mean_gradient") for value in mean_gradient)
+        self.mean_gradient = tuple(number(value, "mean_gradient") for value in pair(mean_gradient, "mean_gradient", "ScalarTransport2D"))
         if flow.stirring is not None:
             self._march = functools.partial(evolve_kicked, march=self._march, forcing=flow.stirring)
 

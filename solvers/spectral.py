@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid, table
-from opkernels.solvers.checks import check_evolution
+from opkernels.solvers.checks import check_evolution, require_domain
 from opkernels.solvers.deferred_correction import CORRECTED, evolve_corrected
 from opkernels.solvers.stepping import evolve
 from opkernels.solvers.tables import METHODS, RungeKutta
 
-__all__ = ["Modes", "Semilinear", "SpectralSolver", "parameter", "per_sample", "sample_forcing"]
+__all__ = ["Modes", "Semilinear", "SpectralSolver", "number", "pair", "parameter", "per_sample", "sample_forcing"]
 
 
 class Modes:
@@ -51,7 +51,7 @@ class Modes:
         self.columns = (grid.shape[-1] - 1) // (degree + 1) + 1 if grid.ndim > 1 else grid.shape[-1] // 2 + 1
         k = grid.wavenumbers(device=device, dtype=torch.float64)
         self.k = (*k[:-1], k[-1][..., : self.columns])
-        self.k2 = sum(q * q for q in self.k)
+        self.k2 = functools.reduce(torch.add, [q * q for q in self.k])
         self.mask = _kept(grid.shape, self.columns, degree, device=device, dtype=torch.float64)
         self.axes = tuple(range(-grid.ndim, -1))
 
@@ -100,13 +100,22 @@ class Semilinear:
         What `sample_forcing` returns.
     """
 
-    def __init__(self, modes: Modes, symbol: Tensor, reaction: Callable, speed: Callable, *, factor: Tensor | None = None, forcing=None):
+    def __init__(
+        self,
+        modes: Modes,
+        symbol: Tensor,
+        reaction: Callable,
+        speed: Callable,
+        *,
+        factor: Tensor | None = None,
+        forcing: Callable[[float], Tensor] | Tensor | None = None,
+    ):
         self.modes, self.symbol, self.reaction, self.speed = modes, symbol, reaction, speed
         self.encode, self.decode = modes.to_modes, modes.to_grid
         factor = modes.mask if factor is None else modes.mask * factor
         self.factor = factor.to(modes.dtype.to_complex() if factor.is_complex() else modes.dtype)
-        self.driven = callable(forcing) and not isinstance(forcing, Tensor)
-        self.forcing = forcing
+        self.forcing: Callable[[float], Tensor] | None = None if isinstance(forcing, Tensor) else forcing
+        self.driven = self.forcing is not None
         self.steady = modes.to_modes(forcing) if isinstance(forcing, Tensor) else None
 
     def nonlinear(self, state: Tensor, t: float) -> Tensor:
@@ -114,7 +123,7 @@ class Semilinear:
         result = self.modes.transform(self.reaction(self.decode(state))) * self.factor
         if self.steady is not None:
             result = result + self.steady
-        return result + self.encode(self.forcing(t)) if self.driven else result
+        return result if self.forcing is None else result + self.encode(self.forcing(t))
 
     def rate(self, state: Tensor) -> Tensor:
         """Return the rate of the fastest explicit motion of each sample, (B,)."""
@@ -165,6 +174,32 @@ def parameter(value: float | Tensor, name: str, *, lowest: float | None = None, 
     if above is not None and bool((values <= above).any()):
         raise ValueError(f"got {name}={_show(values)}; it must be greater than {above:g}")
     return value
+
+
+def number(value: float | Tensor, name: str) -> float:
+    """Check a parameter that all samples share, and return it.
+
+    Raises
+    ------
+    ValueError
+        If it is not one finite number.
+    """
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} has {value.numel()} values; give one number, for all samples")
+    return float(parameter(value, name))
+
+
+def pair(values, name: str, who: str) -> tuple:
+    """Check that there are two of something, and return them.
+
+    Raises
+    ------
+    ValueError
+        If there are not.
+    """
+    if isinstance(values, (str, dict)) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1 or len(values) != 2:
+        raise ValueError(f"{who} got {name}={values!r}; give two numbers")
+    return tuple(values)
 
 
 def _show(values: Tensor) -> str:
@@ -240,8 +275,7 @@ class SpectralSolver:
 
     def __init__(self, domain: Domain, method: str):
         name = type(self).__name__
-        if not isinstance(domain, Domain):
-            raise ValueError(f"{name} got domain={domain!r}; give a Domain, for example Domain.periodic(1.0, 1.0)")
+        require_domain(name, domain)
         if not self.walled:
             domain.require_periodic(name)
         if domain.ndim not in self.dimensions:

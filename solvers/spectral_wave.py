@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain
-from opkernels.solvers.checks import check_evolution, full_precision, require_finite
+from opkernels.solvers.checks import check_evolution, full_precision, require_domain, require_finite
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
 from opkernels.solvers.spectral import parameter
 
@@ -78,6 +78,7 @@ class SpectralWave:
     fields = ("displacement", "velocity")
 
     def __init__(self, domain: Domain, *, speed: float | Tensor = 1.0, damping: float | Tensor = 0.0, walls: Walls = "dirichlet"):
+        require_domain("SpectralWave", domain)
         self.domain = domain
         self.walls = wall_kinds(domain, walls, "SpectralWave")
         self.speed = parameter(speed, "speed", above=0.0)
@@ -106,7 +107,8 @@ class SpectralWave:
         grid, times = check_evolution("SpectralWave", self.domain, self.fields, u0, times, t0, dt)
         basis = Eigenbasis(grid, self.walls)
         speed, damping = (self._column(value, name, u0) for value, name in ((self.speed, "speed"), (self.damping, "damping")))
-        state, clock, out, tables, step = u0, t0, [], None, None
+        state, clock, out, step = u0, t0, [], None
+        tables: Sequence[Tensor] = ()
         with full_precision(u0):
             kappa2 = basis.eigenvalues(u0.device, torch.float64, exact=True)
             for time in times:
@@ -130,7 +132,7 @@ class SpectralWave:
     def _column(self, value: float | Tensor, name: str, u0: Tensor) -> Tensor | float:
         if not isinstance(value, Tensor) or value.ndim == 0:
             return value
-        if len(value) != len(u0):
+        if len(value) not in (1, len(u0)):
             raise ValueError(f"SpectralWave got {len(value)} values of {name} for a batch of {len(u0)}; give a number or one per sample")
         return value.to(u0.device, torch.float64).reshape(-1, *[1] * self.domain.ndim)
 

@@ -117,7 +117,7 @@ class _Coefficients:
         self.pairs = state.is_complex() and not symbol.is_complex()
         self.dtype = state.dtype if symbol.is_complex() else state.real.dtype
         self.phis: dict[float, list[Tensor]] = {}
-        self.decays: dict[float, Tensor] = {}
+        self.decays: dict[float, Tensor | float] = {}
         self.rows: dict[tuple[Terms, ...], list[Tensor | float | None]] = {}
 
     def row(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
@@ -129,12 +129,12 @@ class _Coefficients:
     def _build(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
         """One product of the weights (entries, functions) with the φ-functions (functions, *shape of z)."""
         functions = sorted({(k, c) for terms in row for _, k, c in terms})
-        values: list[Tensor | float | None]
         if all(k == 0 and c == 0 for k, c in functions):
             return [self.h * sum(w for w, _, _ in terms) if terms else None for terms in row]
         weights = [[self.h * sum(w for w, *f in terms if tuple(f) == function) for function in functions] for terms in row]
         phis = torch.stack([self._phi(k, c) for k, c in functions])
-        values = list(self._cast(torch.tensordot(torch.tensor(weights, device=phis.device, dtype=phis.dtype), phis, 1)))
+        products = self._cast(torch.tensordot(torch.tensor(weights, device=phis.device, dtype=phis.dtype), phis, 1))
+        values: list[Tensor | float | None] = list(products)
         for i, terms in enumerate(row):
             if not terms:
                 values[i] = None
@@ -171,7 +171,7 @@ def _accumulate(base: Tensor, row: Sequence[Tensor | float | None], slopes: Sequ
     for factor, slope in zip(row, slopes, strict=False):
         if factor is None:
             continue
-        if isinstance(factor, float):
+        if isinstance(factor, (int, float)):
             base = base.add_(slope, alpha=factor) if fresh else torch.add(base, slope, alpha=factor)
         else:
             base = base.addcmul_(slope, factor) if fresh else torch.addcmul(base, slope, factor)
@@ -214,8 +214,8 @@ def _stretch(
         return tables.view(problem.nonlinear(tables.unview(u), t))
 
     u, slopes = tables.view(state), list(past)
-    memory = len(table.weights) - 1 if isinstance(table, AdamsBashforth) else 0
-    starter = table.starter if memory else table
+    multistep = isinstance(table, AdamsBashforth)
+    memory, starter = (len(table.weights) - 1, table.starter) if multistep else (0, table)
     one_step = _RungeKuttaStep(starter, slope, tables)
     weights, decay = (tables.row(table.weights), tables.decay(1.0)) if memory else ([], 1.0)
     stages: list[Tensor] = []
@@ -344,6 +344,13 @@ class _Loop:
         return True, tuple(result)
 
     def _error(self, state: Tensor, t: float, h: float) -> SolverError:
+        with torch.no_grad():
+            forced = self.problem.driven and not torch.isfinite(_norm(self.problem.nonlinear(self.state.detach(), t))).all()
+        if forced:
+            return SolverError(
+                f"{self.describe()}: the forcing is not finite at t={t:.6g}, met by sample {self.worst}; look at its formula",
+                sample=self.worst,
+            )
         if self.dt is None:
             return SolverError(
                 f"{self.describe()}: sample {self.worst} changes too fast at t={t:.6g} even for steps of {h:.3g}; "

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,14 @@ from opkernels.solvers.random_fields import mode_normals
 from opkernels.solvers.stepping import Problem
 
 __all__ = ["RingForcing", "evolve_kicked"]
+
+
+class Stirred(Problem, Protocol):
+    """A problem that a stochastic forcing can act on."""
+
+    def increment(self, forcing: RingForcing, m: int, state: Tensor) -> Tensor:
+        """Return the increment number m, shaped like the state."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,12 @@ class RingForcing:
     def __post_init__(self):
         for name in ("rate", "wavenumber", "interval", "width"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            if isinstance(value, bool) or not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
                 raise ValueError(f"RingForcing got {name}={value!r}; give a positive number")
+        for name in ("seed", "start"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"RingForcing got {name}={value!r}; give a whole number of at least 0")
 
     def modes(self, grid: Grid) -> np.ndarray:
         """Return one integer wave vector of each pair {n, -n} of the ring, (M/2, 2).
@@ -121,7 +134,7 @@ class RingForcing:
 
 
 def evolve_kicked(
-    problem: Problem,
+    problem: Stirred,
     state: Tensor,
     times: Sequence[float],
     *,

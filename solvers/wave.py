@@ -26,13 +26,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from opkernels.domains import Domain
-from opkernels.solvers.checks import check_evolution, full_precision, require_finite
+from opkernels.solvers.checks import check_evolution, full_precision, require_domain, require_finite
 from opkernels.solvers.coefficients import Parameter, evaluate, takes_time
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.fast_poisson import Eigenbasis, Walls, wall_kinds
@@ -122,6 +123,7 @@ class Wave2D:
         scheme: str = "leapfrog",
         tolerance: float = 1e-12,
     ):
+        require_domain("Wave2D", domain)
         if domain.ndim != 2:
             raise ValueError(f"Wave2D got a {domain.ndim}-D domain; give one with two axes")
         for axis in domain.axes:
@@ -133,7 +135,7 @@ class Wave2D:
             raise ValueError(f"Wave2D got element={element!r}; choose one of {', '.join(ELEMENTS)}")
         if scheme not in ("leapfrog", "newmark"):
             raise ValueError(f"Wave2D got scheme={scheme!r}; choose leapfrog or newmark")
-        if not 0 < tolerance < 1:
+        if not (isinstance(tolerance, float) and 0 < tolerance < 1):
             raise ValueError(f"Wave2D got tolerance={tolerance!r}; give a relative error between 0 and 1, such as 1e-10")
         self.domain = domain
         self.walls = wall_kinds(domain, walls, "Wave2D", allowed=("dirichlet", "neumann", "absorbing"))
@@ -196,11 +198,11 @@ class Wave2D:
         undamped = isinstance(self.damping, (int, float)) and self.damping == 0
         return assemble(grid, self.walls, self.element, c, rho, None if undamped else gamma), c
 
-    def _limit(self, c: Tensor, spacing: tuple[float, float]) -> float:
+    def _limit(self, c: Tensor, spacing: tuple[float, ...]) -> float:
         fastest = float(self.speed) if isinstance(self.speed, (int, float)) else float(c.detach().max())
         return 2 / largest_frequency(self.element, fastest, *spacing)
 
-    def _step(self, c: Tensor, dt: float | None, spacing: tuple[float, float]) -> float:
+    def _step(self, c: Tensor, dt: float | None, spacing: tuple[float, ...]) -> float:
         if self.scheme == "newmark":
             if dt is None:
                 raise ValueError("Wave2D with Newmark is stable for any step and cannot choose one; give dt, by the periods to resolve")
@@ -218,15 +220,15 @@ class _Run:
 
     def __init__(self, solver: Wave2D, u0: Tensor, matrices: Assembly):
         self.source, self.batch = solver.source, len(u0)
-        self.moving = takes_time(self.source, 2)
+        self.moving = self.source is not None and takes_time(self.source, 2)
         self.grid = solver.domain.grid_of(u0)
         self.newmark = solver.scheme == "newmark"
         dtype = torch.float64 if self.newmark else u0.dtype
         self.matrices = matrices.mapped(lambda x: x.to(dtype))
         self.steady = None if self.moving else self._force(0.0)
         if self.newmark:
-            walls = tuple(tuple("neumann" if kind == "absorbing" else kind for kind in pair) for pair in solver.walls)
-            self.basis = Eigenbasis(self.grid, walls)
+            like = {"absorbing": "neumann"}
+            self.basis = Eigenbasis(self.grid, tuple((like.get(low, low), like.get(high, high)) for low, high in solver.walls))
             self.tolerance = solver.tolerance
         parts = (u0, *matrices.weights, matrices.mass, matrices.drag, self._force(0.0))
         self.checkpointed = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in parts)
@@ -251,7 +253,10 @@ class _Run:
             uv = state[part]
             for done in range(0, n, _STRETCH):
                 job = (uv, part, start + done * h, h, min(_STRETCH, n - done))
-                uv = checkpoint(self._stretch, *job, use_reentrant=False) if self.checkpointed else self._stretch(*job)
+                try:
+                    uv = checkpoint(self._stretch, *job, use_reentrant=False) if self.checkpointed else self._stretch(*job)
+                except SolverError as error:
+                    raise error if error.sample is None else error.renumbered(i + error.sample) from None
             out.append(uv)
         return out[0] if len(out) == 1 else torch.cat(out)
 
@@ -301,9 +306,33 @@ class _Run:
             i = int(late.nonzero()[0])
             raise SolverError(
                 f"Wave2D: a Newmark step of {h:.3g} did not converge in sample {i} (relative error {float(solution.error[i]):.1e} after "
-                "1000 iterations); lower dt, or the range of speed and density"
+                "1000 iterations); lower dt, or the range of speed and density",
+                sample=i,
             )
         return solution.x
+
+
+class Matrices(Protocol):
+    """What leapfrog needs of lumped finite elements."""
+
+    @property
+    def mass(self) -> Tensor:
+        """Lumped M."""
+        ...
+
+    @property
+    def drag(self) -> Tensor | None:
+        """Lumped C."""
+        ...
+
+    @property
+    def free(self) -> Tensor:
+        """1 on the nodes that move, 0 on Dirichlet walls."""
+        ...
+
+    def stiffness(self, u: Tensor) -> Tensor:
+        """Return K u."""
+        ...
 
 
 def _force_on(matrices: Assembly, load: Tensor | None, u: Tensor, v: Tensor) -> Tensor:
@@ -313,7 +342,7 @@ def _force_on(matrices: Assembly, load: Tensor | None, u: Tensor, v: Tensor) -> 
     return force * matrices.free
 
 
-def leapfrog(matrices: Assembly, load: Load, u: Tensor, v: Tensor, t: float, h: float, n: int) -> tuple[Tensor, Tensor]:
+def leapfrog(matrices: Matrices, load: Load, u: Tensor, v: Tensor, t: float, h: float, n: int) -> tuple[Tensor, Tensor]:
     """Take n steps: half a kick, then drifts and whole kicks in turn, and half a kick at the end.
 
     The first half is explicit in the drag and the last implicit, which together make a centered kick.

@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,7 +62,7 @@ class Assembly:
     area: Tensor
     free: Tensor
     speed2: Tensor
-    wraps: tuple[bool, bool]
+    wraps: tuple[bool, ...]
 
     def stiffness(self, u: Tensor) -> Tensor:
         """Return K u of nodal values (B, H, W)."""
@@ -88,7 +89,7 @@ def _ends(u: Tensor, edge: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return head, u.narrow(-2, 0, n).narrow(-1, max(-dy, 0), m)
 
 
-def _wrap(u: Tensor, wraps: tuple[bool, bool]) -> Tensor:
+def _wrap(u: Tensor, wraps: tuple[bool, ...]) -> Tensor:
     """Continue nodal values over periodic axes by one sample."""
     for dim, periodic in zip((-2, -1), wraps, strict=True):
         if periodic:
@@ -96,7 +97,7 @@ def _wrap(u: Tensor, wraps: tuple[bool, bool]) -> Tensor:
     return u
 
 
-def _unwrap(u: Tensor, wraps: tuple[bool, bool]) -> Tensor:
+def _unwrap(u: Tensor, wraps: tuple[bool, ...]) -> Tensor:
     """Add the continued samples to those they stand for: the transpose of `_wrap`."""
     for dim, periodic in zip((-1, -2), reversed(wraps), strict=True):
         if periodic:
@@ -105,7 +106,7 @@ def _unwrap(u: Tensor, wraps: tuple[bool, bool]) -> Tensor:
     return u
 
 
-def _apply_edges(edges, wraps: tuple[bool, bool], u: Tensor, weights) -> Tensor:
+def _apply_edges(edges, wraps: tuple[bool, ...], u: Tensor, weights) -> Tensor:
     """Return K u; a sum of differences, since with a diagonal instead round-off would move constants in float32."""
     u = _wrap(u, wraps)
     n = u.shape[-2]
@@ -146,8 +147,11 @@ def edge_products(u: Tensor, v: Tensor, weights, edges, wraps, needed) -> list[T
     u, v = _wrap(u, wraps), _wrap(v, wraps)
     out = []
     for edge, w, need in zip(edges, weights, needed, strict=True):
-        product = torch.sub(*_ends(u, edge)) * torch.sub(*_ends(v, edge)) if need else None
-        out.append(product.sum(0, keepdim=True) if need and len(w) == 1 else product)
+        if not need:
+            out.append(None)
+            continue
+        product = torch.sub(*_ends(u, edge)) * torch.sub(*_ends(v, edge))
+        out.append(product.sum(0, keepdim=True) if len(w) == 1 else product)
     return out
 
 
@@ -169,7 +173,7 @@ def _along(cells: Tensor, dim: int) -> Tensor:
 def _cell_values(value: Parameter, grid: Grid, like: Tensor, name: str) -> Tensor:
     """Values of a parameter on the cells: a function at their centers, samples as the mean of the corners."""
     counts = [n if axis.periodic else n - 1 for axis, n in zip(grid.domain.axes, grid.shape, strict=True)]
-    if isinstance(value, Tensor) and value.ndim > 1:
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim > 1:
         nodes = grid.coordinates(like.device, torch.float64)
         wraps = tuple(axis.periodic for axis in grid.domain.axes)
         nodal = _wrap(evaluate(value, nodes, len(like), "Wave2D", name), wraps)
@@ -198,7 +202,8 @@ def cell_parameters(grid: Grid, like: Tensor, speed: Parameter, density: Paramet
         if not good:
             raise ValueError(f"Wave2D got a {name} that is not {'at least 0' if name == 'damping' else 'positive'} and finite everywhere")
         out.append(cells)
-    return tuple(out)
+    c, rho, gamma = out
+    return c, rho, gamma
 
 
 def assemble(grid: Grid, walls: tuple, element: str, c: Tensor, rho: Tensor, gamma: Tensor | None) -> Assembly:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.solvers.checks import full_precision, requested_times, require_finite
+from opkernels.solvers.checks import check_values, full_precision, requested_times, require_finite
 from opkernels.solvers.wave import leapfrog
 
 __all__ = ["MeshWave2D"]
@@ -82,11 +82,11 @@ class MeshWave2D:
 
     Examples
     --------
-    >>> import skfem, torch  # doctest: +SKIP
-    >>> solver = MeshWave2D(skfem.MeshTri.init_circle(4), speed=2.0)  # doctest: +SKIP
-    >>> x, y = solver.positions.T  # doctest: +SKIP
-    >>> u = torch.exp(-20 * (x**2 + y**2))  # doctest: +SKIP
-    >>> solver.solve(torch.stack([u, 0 * u])[None], times=[0.2, 0.4]).shape[:3]  # doctest: +SKIP
+    >>> import skfem, torch
+    >>> solver = MeshWave2D(skfem.MeshTri.init_circle(4), speed=2.0)
+    >>> x, y = solver.positions.T
+    >>> u = torch.exp(-20 * (x**2 + y**2))
+    >>> solver.solve(torch.stack([u, 0 * u])[None], times=[0.2, 0.4]).shape[:3]
     torch.Size([1, 2, 2])
     """
 
@@ -117,9 +117,7 @@ class MeshWave2D:
 
         `dt` is the longest step, used as it is (each way to the next time is split evenly); None takes 0.9 of `stable_step`.
         """
-        n = len(self.positions)
-        if u0.ndim != 3 or tuple(u0.shape[1:]) != (2, n):
-            raise ValueError(f"MeshWave2D.solve got u0 {tuple(u0.shape)}; expected (batch, 2, {n}) with channels displacement, velocity")
+        self._check(u0)
         times = requested_times("MeshWave2D", times, t0, dt)
         if dt is not None and dt > self.stable_step:
             raise ValueError(f"MeshWave2D got dt={dt:.4g}, above leapfrog's stable step {self.stable_step:.4g} on this mesh; lower it")
@@ -140,6 +138,13 @@ class MeshWave2D:
                 out.append(state)
         return require_finite("MeshWave2D", torch.stack(out, dim=1), times, "the initial state or the source is not finite there")
 
+    def _check(self, u0: Tensor) -> None:
+        expected = f"(batch, 2, {len(self.positions)}) with channels {', '.join(self.fields)}"
+        if not isinstance(u0, Tensor) or u0.ndim != 3 or tuple(u0.shape[1:]) != (2, len(self.positions)) or not len(u0):
+            got = tuple(u0.shape) if isinstance(u0, Tensor) else type(u0).__name__
+            raise ValueError(f"MeshWave2D.solve got u0 {got}; expected a tensor {expected}")
+        check_values("MeshWave2D", "u0", u0)
+
     def energy(self, state: Tensor, *, dt: float | None = None) -> Tensor:
         """Return ½ v·M v + ½ u·K u of states (B, 2, N), less (dt²/8) a·M a where `dt` is given: what leapfrog conserves."""
         matrices = self._matrices.to(state)
@@ -153,7 +158,7 @@ class MeshWave2D:
 
 def _kinds(mesh, walls: str | Mapping[str, str]) -> dict[str, np.ndarray]:
     """Facets of each kind of wall."""
-    parts = {None: (walls, mesh.boundary_facets())} if isinstance(walls, str) else {}
+    parts: dict[str | None, tuple[str, np.ndarray]] = {None: (walls, mesh.boundary_facets())} if isinstance(walls, str) else {}
     if not isinstance(walls, str):
         for name, kind in walls.items():
             if name not in (mesh.boundaries or {}):
@@ -168,7 +173,7 @@ def _kinds(mesh, walls: str | Mapping[str, str]) -> dict[str, np.ndarray]:
 
 def _assemble(skfem, mesh, parameters: tuple, facets: dict[str, np.ndarray]) -> tuple[_Matrices, float]:
     basis = skfem.Basis(mesh, skfem.ElementTriP1())
-    values = [p if callable(p) else lambda x, y, p=p: np.full_like(x, p) for p in parameters]
+    values: list[Callable[..., np.ndarray]] = [p if callable(p) else lambda x, y, p=p: np.full_like(x, p) for p in parameters]
     c, rho, gamma = (np.asarray(value(*np.asarray(basis.global_coordinates()))) for value in values)
     for name, field, good in (("speed", c, c > 0), ("density", rho, rho > 0), ("damping", gamma, gamma >= 0)):
         if not (good & np.isfinite(field)).all():
@@ -195,8 +200,8 @@ def _assemble(skfem, mesh, parameters: tuple, facets: dict[str, np.ndarray]) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sparse tensors are in beta, and that their indices are not checked
         sparse = torch.sparse_csr_tensor(stiffness.indptr, stiffness.indices, stiffness.data, size=stiffness.shape, dtype=torch.float64)
-    tensors = [torch.as_tensor(x) if x.any() else None for x in (mass, drag, free, area)]
-    return _Matrices(sparse, *tensors), _stable_step(mesh, c, rho)
+    mass, free, area = (torch.as_tensor(x) for x in (mass, free, area))
+    return _Matrices(sparse, mass, torch.as_tensor(drag) if drag.any() else None, free, area), _stable_step(mesh, c, rho)
 
 
 def _stable_step(mesh, c: np.ndarray, rho: np.ndarray) -> float:

@@ -513,7 +513,7 @@ def test_a_missing_key_is_one_sentence(key):
     ("solver.viscosity={uniform: [-1, 1]}", "viscosity=-1; it must be at least 0"),
     ("solver.viscosity={choice: [1, -2, 1]}", "viscosity=-2; it must be at least 0"),
     ("solver.method=EULER", "method='EULER'; choose one of"),
-    ("solver.mean_flow=1", "mean_flow=1; give two speeds"),
+    ("solver.mean_flow=1", "mean_flow=1; give two numbers"),
     ("domain={box: [1, 1]}", "periodic"),
     ("times=[1, 1]", "increase"),
     ("times=[]", "or a list of times"),

@@ -287,7 +287,20 @@ def test_refusals():
             solver.solve(b)
     with pytest.raises(ValueError, match=r"source = a tensor of shape \(3,\) for a batch of 2"):
         Darcy2D(square, source=torch.ones(3)).solve(a)
-    with pytest.raises(SolverError, match="did not converge in sample 1.*after 5 iterations"):
+    with pytest.raises(SolverError, match="did not converge in sample 1.*after 5 iterations") as told:
         Darcy2D(square, max_iterations=5).solve(torch.cat([torch.ones(1, 1, 33, 33), two_phase(random_field(33, 33)).float()]))
-    with pytest.raises(SolverError, match="not finite in sample 1"):
+    assert told.value.sample == 1
+    with pytest.raises(SolverError, match="not finite in sample 1") as told:
         Darcy2D(square, source=torch.tensor([1.0, float("nan")])).solve(a)
+    assert told.value.sample == 1
+    with pytest.raises(ValueError, match=r"Darcy2D got domain=\(1.0, 1.0\); give a Domain"):
+        Darcy2D((1.0, 1.0))
+    with pytest.raises(ValueError, match="tolerance='fine'; give a relative error"):
+        Darcy2D(square, tolerance="fine")
+
+
+def test_arrays_are_samples():
+    f = random_field(9, 8)[0, 0]
+    a = 1 + 0.1 * random_field(9, 8)
+    square = Domain.box(1.0, 1.0)
+    torch.testing.assert_close(Darcy2D(square, source=f.numpy()).solve(a), Darcy2D(square, source=f).solve(a), rtol=0, atol=0)

@@ -52,7 +52,11 @@ def worst_error(problem, times, order):
 @pytest.mark.parametrize("kind", MESHES)
 @pytest.mark.parametrize(("order", "least"), [(3, 2.9), (4, 3.9)])
 def test_order_on_every_mesh(kind, order, least):
-    sizes = (30, 60, 120, 240, 480)
+    """Fitted from 40 steps on: before, the graded mesh is not asymptotic for level 4, whose local slopes rise without
+    turning from 3.66 (20 to 40 steps) over 3.89, 3.97, 3.991 to 3.997 (320 to 640). The first two steps, of another scheme,
+    weigh most on uneven meshes and decay as a higher power: there the slopes come down to 4 from above.
+    """
+    sizes = (40, 60, 90, 136, 200)
     errors = [worst_error(Relaxation(1.0), mesh(kind, n), order) for n in sizes]
     x, y = torch.tensor([sizes, errors], dtype=torch.float64).log()
     x = x - x.mean()
@@ -144,6 +148,16 @@ def test_order_on_a_system(method, order):
     steps = (30, 42, 60, 85, 120)
     errors = [((build(method=method).solve(u0, [40.0], dt=40 / n)[:, 0] - truth).norm() / truth.norm()).item() for n in steps]
     assert_order([1 / n for n in steps], errors, order)
+
+
+@pytest.mark.parametrize("lengths", [(1.0,), (2.0, 3.0)])
+def test_a_batch_shares_its_parameters(lengths):
+    """The symbol of a shared parameter has no batch axis, what the state of each sample asks for does."""
+    solver = AllenCahn(Domain.periodic(*lengths), epsilon=0.2, method="DC3")
+    u0 = band_limited((9, 8)[: len(lengths)], batch=3) * torch.tensor([0.3, 1.0, 0.6]).reshape(-1, 1, *[1] * len(lengths))
+    u = solver.solve(u0, [0.5, 1.0], dt=0.1)
+    for i in range(3):
+        assert (solver.solve(u0[i : i + 1], [0.5, 1.0], dt=0.1) - u[i : i + 1]).norm() < 1e-12 * u.norm()
 
 
 def test_batch_dtype_and_gradient():

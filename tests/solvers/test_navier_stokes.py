@@ -328,7 +328,7 @@ def test_bad_input():
         NavierStokes2D(TORUS, viscosity=torch.ones(1, 2))
     with pytest.raises(ValueError, match="drag=-1; it must be at least 0"):
         NavierStokes2D(TORUS, viscosity=0.1, drag=-1)
-    with pytest.raises(ValueError, match="give two speeds"):
+    with pytest.raises(ValueError, match="give two numbers"):
         NavierStokes2D(TORUS, viscosity=0.1, mean_flow=(1.0,))
     with pytest.raises(ValueError, match="axis x has walls; use Domain.periodic"):
         NavierStokes2D(Domain.box(1.0, 1.0), viscosity=0.1)
@@ -374,8 +374,20 @@ def test_blow_up_names_sample_time_and_cause():
 
 @pytest.mark.parametrize("speeds", [1, 1.0, (1,), (1, 2, 3), None, torch.tensor(1.0), torch.ones(2, 2)])
 def test_a_mean_flow_is_two_speeds(speeds):
-    with pytest.raises(ValueError, match=r"got mean_flow=(.|\n)*; give two speeds"):
+    with pytest.raises(ValueError, match=r"got mean_flow=(.|\n)*; give two numbers"):
         NavierStokes2D(Domain.periodic(1.0, 1.0), viscosity=0.1, mean_flow=speeds)
+
+
+def test_a_mean_flow_per_sample_is_refused():
+    with pytest.raises(ValueError, match="mean_flow has 2 values; give one number, for all samples"):
+        NavierStokes2D(UNIT, viscosity=0.1, mean_flow=(torch.ones(2), 0.0))
+
+
+@pytest.mark.parametrize("dt", [None, 0.1])
+def test_a_forcing_that_is_not_finite_is_named_as_the_cause(dt):
+    solver = NavierStokes2D(UNIT, viscosity=0.1, forcing=lambda x, y, t: x * (math.nan if t > 0.5 else 1.0))
+    with pytest.raises(SolverError, match=r"NavierStokes2D: the forcing is not finite at t=.*, met by sample 0; look at its formula"):
+        solver.solve(random_field((8, 8)), [0.2, 1.0], dt=dt)
 
 
 def test_forcings_are_numbers_arrays_or_tensors():

@@ -199,6 +199,26 @@ def test_kolmogorov_flow():
     assert v.abs().max() < 1e-13
     with pytest.raises(ValueError, match="wavenumber=0; give the whole number"):
         KolmogorovFlow(LINE, wavenumber=0)
+    with pytest.raises(ValueError, match="got 9 points along y, which do not carry a force of 3 waves; take 10 or more"):
+        solver.solve(w[..., :9], [1.0])
+    assert solver.rhs(solver.laminar((4, 10), torch.float64)).abs().max() < 1e-13
+
+
+def test_kolmogorov_flow_with_a_force_per_sample():
+    amplitude = torch.tensor([0.7, -2.0], dtype=torch.float64)
+    viscosity = torch.tensor([0.05, 0.02], dtype=torch.float64)
+    domain = Domain.periodic(2 * math.pi, 2 * math.pi)
+    both = KolmogorovFlow(domain, viscosity=viscosity, amplitude=amplitude, wavenumber=1)
+    w = both.laminar((12, 14), torch.float64)
+    assert w.shape == (2, 1, 12, 14)
+    assert both.rhs(w).abs().max() < 1e-13 < w.abs().max()
+    for i in range(2):
+        one = KolmogorovFlow(domain, viscosity=float(viscosity[i]), amplitude=float(amplitude[i]), wavenumber=1)
+        assert relative(both.solve(0 * w, [1.0], dt=0.1)[i], one.solve(0 * w[:1], [1.0], dt=0.1)[0]) < 1e-13
+    with pytest.raises(ValueError, match="amplitude has 2 values for a batch of 3 samples"):
+        both.solve(torch.zeros(3, 1, 12, 14), [1.0])
+    with pytest.raises(ValueError, match="amplitude='strong'; give a number or one value per sample"):
+        KolmogorovFlow(domain, amplitude="strong")
 
 
 def test_bad_input():
@@ -208,8 +228,10 @@ def test_bad_input():
         AllenCahn(LINE, epsilon=-1.0)
     with pytest.raises(ValueError, match="feed=-1; it must be at least 0"):
         GrayScott(LINE, feed=-1.0, kill=0.1)
-    with pytest.raises(ValueError, match="give two numbers, one for each field"):
+    with pytest.raises(ValueError, match="give two numbers"):
         GrayScott(LINE, feed=0.1, kill=0.1, diffusivity=(1.0,))
+    with pytest.raises(ValueError, match="GrayScott got diffusivity=1e-05; give two numbers"):
+        GrayScott(LINE, feed=0.1, kill=0.1, diffusivity=1e-5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="KuramotoSivashinsky got method='IFRK4'; choose one of ETDRK2"):
         KuramotoSivashinsky(LINE, method="IFRK4")
     with pytest.raises(ValueError, match="it solves 1-D problems"):

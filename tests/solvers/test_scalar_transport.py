@@ -62,3 +62,5 @@ def test_bad_input():
         ScalarTransport2D(DOMAIN, diffusivity=0.1)
     with pytest.raises(ValueError, match="diffusivity=-1; it must be at least 0"):
         ScalarTransport2D(NavierStokes2D(DOMAIN, viscosity=0.1), diffusivity=-1)
+    with pytest.raises(ValueError, match="mean_gradient has 2 values; give one number, for all samples"):
+        ScalarTransport2D(NavierStokes2D(DOMAIN, viscosity=0.1), diffusivity=1.0, mean_gradient=(torch.ones(2), 0.0))

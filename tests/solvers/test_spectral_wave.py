@@ -156,6 +156,8 @@ def test_refusals():
             solver.solve(u0, times)
     with pytest.raises(ValueError, match="dt=-1"):
         solver.solve(u0, [1.0], dt=-1.0)
+    with pytest.raises(ValueError, match=r"SpectralWave got domain=\(1.0, 1.0\); give a Domain"):
+        SpectralWave((1.0, 1.0))
     u0[1, 0, 2, 2] = math.nan
     with pytest.raises(ValueError, match="NaN or infinity in sample 1"):
         solver.solve(u0, [1.0])

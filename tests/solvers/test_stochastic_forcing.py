@@ -67,6 +67,10 @@ def test_the_same_for_any_batch_restart_step_and_resolution():
 def test_bad_input():
     with pytest.raises(ValueError, match="RingForcing got rate=-1; give a positive number"):
         RingForcing(rate=-1, wavenumber=4.0, interval=0.1)
+    with pytest.raises(ValueError, match="RingForcing got seed='a'; give a whole number of at least 0"):
+        RingForcing(rate=1, wavenumber=4.0, interval=0.1, seed="a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="RingForcing got start=-1; give a whole number of at least 0"):
+        RingForcing(rate=1, wavenumber=4.0, interval=0.1, start=-1)
     with pytest.raises(ValueError, match="stirring=3; give a RingForcing"):
         NavierStokes2D(TORUS, viscosity=0.1, stirring=3)
     with pytest.raises(ValueError, match="too many for a grid"):

@@ -9,7 +9,7 @@ import torch
 from helpers import assert_order
 
 from opkernels import Axis, Domain
-from opkernels.solvers import SolverError, SpectralWave, Wave2D
+from opkernels.solvers import SolverError, SpectralWave, Wave2D, wave
 from opkernels.solvers.wave_elements import ELEMENTS
 
 PI = math.pi
@@ -335,6 +335,26 @@ def test_refusals():
         Wave2D(BOX).solve(u0[:, :1], [1.0])
     with pytest.raises(SolverError, match="sample 0 is not finite at t=1"):
         Wave2D(BOX, source=lambda x, y, t: x * math.nan).solve(u0, [1.0])
+    with pytest.raises(ValueError, match=r"Wave2D got domain=\(1.0, 1.0\); give a Domain"):
+        Wave2D((1.0, 1.0))
+    with pytest.raises(ValueError, match="tolerance='fine'; give a relative error"):
+        Wave2D(BOX, tolerance="fine")
+
+
+def test_a_newmark_step_that_fails_names_the_sample_of_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(wave, "_BLOCK", 1)  # samples are advanced one by one
+    rough = torch.exp(6 * torch.randn(17, 13, generator=torch.Generator().manual_seed(0)))
+    speed = torch.stack([torch.ones(17, 13), torch.ones(17, 13), rough])
+    u0 = torch.rand(3, 2, 17, 13, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(SolverError, match="did not converge in sample 2 ") as told:
+        Wave2D(BOX, speed=speed, scheme="newmark").solve(u0, [1e3], dt=1e3)
+    assert told.value.sample == 2
+
+
+def test_arrays_are_samples():
+    speed = 1 + torch.rand(9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u0 = torch.rand(1, 2, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(Wave2D(BOX, speed=speed.numpy()).solve(u0, [0.2]), Wave2D(BOX, speed=speed).solve(u0, [0.2]), rtol=0, atol=0)
 
 
 def test_runs_on_another_device_without_a_look_from_the_host():

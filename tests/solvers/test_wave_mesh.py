@@ -82,8 +82,14 @@ def test_refusals(monkeypatch):
         with pytest.raises(ValueError, match=message):
             MeshWave2D(**{"mesh": mesh, **arguments})
     solver, u0 = MeshWave2D(mesh), torch.zeros(1, 2, 16)
-    with pytest.raises(ValueError, match="expected \\(batch, 2, 16\\)"):
+    with pytest.raises(ValueError, match="expected a tensor \\(batch, 2, 16\\)"):
         solver.solve(u0[0], [1.0])
+    with pytest.raises(ValueError, match="got u0 ndarray; expected a tensor"):
+        solver.solve(u0.numpy(), [1.0])
+    with pytest.raises(ValueError, match="in torch.int64; use float32 or float64"):
+        solver.solve(u0.long(), [1.0])
+    with pytest.raises(ValueError, match="with a NaN or infinity in sample 0"):
+        solver.solve(u0 * math.nan, [1.0])
     with pytest.raises(ValueError, match="above leapfrog's stable step"):
         solver.solve(u0, [1.0], dt=1.0)
     with pytest.raises(ValueError, match="do not increase"):
