@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from standing_wave import DT, Mix, domain_of, exact_surrogate, wave
 from torch import nn
 
 import opkernels as ok
@@ -114,6 +115,89 @@ def test_fields_that_are_not_predicted_keep_their_values():
     surrogate = Surrogate(model, DOMAIN, ("f", "w"), ("w",), one(("f", "w")), one(("w",)), "increment", dt=1.0)
     x = torch.cat([torch.full((1, 1, 4, 4), 3.0), torch.ones(1, 1, 4, 4)], dim=1)
     assert surrogate.rollout(x, 2)[0, :, 0, 0, 0].tolist() == [32.0, 94.0]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bundle": 3}, {"window": 3}, {"window": 4, "bundle": 2}, {"bundle": 3, "target": "increment"}], ids=str
+)
+def test_a_window_of_frames_is_fed_back_with_the_latest_last(options):
+    surrogate, u = exact_surrogate(2, **options), wave((6, 5), n_times=12)
+    w = surrogate.window
+    rolled = surrogate.to(torch.float64).rollout(u[:, :w], 12 - w)
+    torch.testing.assert_close(rolled, u[:, w:, None], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(surrogate.predict(u[:, :w]), rolled[:, 0], rtol=0, atol=0)
+    assert (surrogate.rollout(u[:, :w].flip(1), 1)[:, 0] - u[:, w, None]).abs().max() > 0.1, "time has a direction"
+    frames = surrogate.iterate(u[:, :w], batch_size=3)
+    torch.testing.assert_close(torch.stack([next(frames) for _ in range(12 - w)], 1), rolled, rtol=1e-12, atol=1e-12)
+    fine = surrogate.predict(u[:, :w], output_shape=(12, 9))
+    torch.testing.assert_close(fine, wave((12, 9), n_times=12)[:, w, None], rtol=1e-12, atol=1e-12)
+
+
+def test_in_a_window_all_fields_of_a_frame_stand_together_and_those_not_predicted_keep_their_latest_values():
+    weight = torch.tensor([[1.0, 10.0, 100.0, 1000.0]])  # of f_-1, w_-1, f_0, w_0
+    scale, one = Normalization((5.0, 0.0), (1.0, 2.0), ("f", "w")), Normalization.identity(("w",))
+    surrogate = Surrogate(Mix(weight), DOMAIN, ("f", "w"), ("w",), scale, one, "increment", dt=1.0, window=2)
+    x = torch.tensor([6.0, 2.0, 8.0, 4.0]).reshape(1, 4, 1, 1).expand(1, 4, 3, 5)
+    first = 4 + 1 + 10 + 300 + 2000
+    assert surrogate.rollout(x, 2)[0, :, 0, 0, 0].tolist() == [first, first + 3 + 20 + 300 + 1000 * first / 2]
+
+
+def _wave_dataset(**sizes):
+    u = wave((6, 5), n_times=4).reshape(*sizes.values(), 4, 6, 5)
+    x, y = (axis.coordinates(n, dtype=torch.float64).numpy() for axis, n in zip(domain_of(2).axes, (6, 5), strict=True))
+    return xr.Dataset({"u": ((*sizes, "time", "x", "y"), u.numpy())}, coords={"x": x, "y": y, "time": 7 + DT * np.arange(4)})
+
+
+def test_datasets_hold_a_window_of_times():
+    surrogate = exact_surrogate(2).to(torch.float64)
+    data = _wave_dataset(member=2, level=2)
+    given = data.isel(time=slice(0, 2))
+    out = surrogate.predict(given.transpose("x", "time", "level", "y", "member"))
+    assert out["u"].dims == ("level", "member", "x", "y") and float(out["time"]) == pytest.approx(7 + 2 * DT)
+    np.testing.assert_allclose(out["u"].transpose("member", "level", "x", "y"), data["u"].isel(time=2), atol=1e-12)
+    rolled = surrogate.rollout(given, 2)
+    np.testing.assert_allclose(rolled["u"], data["u"].isel(time=slice(2, 4)), atol=1e-12)
+    np.testing.assert_allclose(rolled["time"], data["time"][2:])
+    assert "time" not in surrogate.predict(given.drop_vars("time")).coords
+
+
+def test_a_field_without_time_stands_for_all_frames_of_a_dataset():
+    one = Normalization.identity
+    model = Mix(torch.tensor([[0.0, 1.0, 1.0, 1.0]], dtype=torch.float64))  # w = f_-1 + w_0 + f_0
+    surrogate = Surrogate(model, domain_of(2), ("u", "f"), ("u",), one(("u", "f")), one(("u",)), dt=DT, window=2)
+    data = _wave_dataset(sample=4).isel(time=slice(0, 2))
+    data["f"] = data["u"].isel(time=0, drop=True) * 0 + 3.0
+    np.testing.assert_allclose(surrogate.predict(data)["u"], data["u"].isel(time=1) + 6.0, atol=1e-12)
+
+
+def test_windows_that_do_not_fit_are_refused():
+    surrogate = exact_surrogate(2, window=3).to(torch.float64)
+    x, data = torch.zeros(2, 3, 6, 5, dtype=torch.float64), _wave_dataset(sample=4)
+    for ask in (surrogate.predict, surrogate.forward, lambda x: surrogate.rollout(x, 2)):
+        with pytest.raises(ValueError, match="got 1 channels; expected 3: 3 frames of u, stacked, the latest last"):
+            ask(x[:, :1])
+    hole = x.clone()
+    hole[1, 2, 0, 0] = math.nan
+    with pytest.raises(ValueError, match="not finite in field u of frame 3 of sample 1"):
+        surrogate.predict(hole)
+    for ask in (surrogate.predict, lambda d: surrogate.rollout(d, 2)):
+        with pytest.raises(ValueError, match=r"takes 3 frames, but the dataset has 4 times; select so many with .isel\(time=slice\(3\)\)"):
+            ask(data)
+        with pytest.raises(ValueError, match="takes 3 frames, but the dataset has no times"):
+            ask(data.isel(time=0))
+        with pytest.raises(ValueError, match="are 0.3, 0.6 apart, but the surrogate takes frames 0.3 apart"):
+            ask(data.isel(time=[0, 1, 3]))
+    with pytest.raises(ValueError, match="got window=2 without dt"):
+        affine(dt=None, window=2)
+
+
+def test_a_window_is_saved_and_older_files_have_one_of_one_frame(tmp_path):
+    surrogate = exact_surrogate(window=3, bundle=2)
+    save(surrogate, tmp_path / "s.safetensors")
+    back = load(tmp_path / "s.safetensors", model=Mix(torch.zeros(2, 3)))
+    u = wave(n_times=3)
+    assert back.window == 3 and torch.equal(back.rollout(u, 4), surrogate.rollout(u, 4))
+    assert load(_rewrite(tmp_path, lambda d: d.pop("window"))).window == 1
 
 
 def test_output_shape_resamples_other_modules_and_the_base_of_increments():
@@ -251,7 +335,19 @@ def test_a_saved_surrogate_comes_back_bit_by_bit(tmp_path, name, dtype):
     assert torch.equal(torch.random.get_rng_state(), state), "loading draws no random numbers from the caller's generator"
     x, p = torch.randn(2, 2, 8, 10, dtype=dtype), torch.tensor([[1e-3], [5e-3]])
     assert torch.equal(back.predict(x, parameters=p), surrogate.predict(x, parameters=p))
-    for key in ("domain", "inputs", "outputs", "normalization", "output_normalization", "target", "dt", "bundle", "parameters", "notes"):
+    for key in (
+        "domain",
+        "inputs",
+        "outputs",
+        "normalization",
+        "output_normalization",
+        "target",
+        "dt",
+        "bundle",
+        "window",
+        "parameters",
+        "notes",
+    ):
         assert getattr(back, key) == getattr(surrogate, key), key
     assert back.dtype == dtype
     if name == "folder":
@@ -282,7 +378,7 @@ def test_every_public_model_is_rebuilt_from_its_file(tmp_path, name):
     scaling = ParameterScaling.fit({"nu": [1.0, 2.0]}) if "n_parameters" in options else ParameterScaling()
     surrogate = Surrogate(model(DOMAIN, 1, 1, **options), DOMAIN, ("w",), ("w",), one, one, dt=1.0, parameters=scaling)
     save(surrogate, tmp_path / "s.safetensors")
-    x, p = torch.randn(2, 1, 16, 16), {"nu": [1.0, 1.5]} if "n_parameters" in options else None
+    x, p = torch.randn(2, 1, 32, 32), {"nu": [1.0, 1.5]} if "n_parameters" in options else None
     assert torch.equal(load(tmp_path / "s.safetensors").predict(x, parameters=p), surrogate.predict(x, parameters=p))
 
 

@@ -1,8 +1,9 @@
 """Errors of a surrogate at resolutions it was and was not trained at, beside two baselines.
 
 The truth at a resolution is the dataset restricted to it. The model is run there, on that grid. Beside
-it stand what costs nothing (persistence: the first state stays) and what needs no operator that
+it stand what costs nothing (persistence: the last given frame stays) and what needs no operator that
 transfers (upsampled: the model run at its training resolution, its answer interpolated by its modes).
+A surrogate that takes several frames is given the first `window` of the truth; errors start after them.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def evaluate(
         ``[64, (96, 80), "128x128"]``; a number stands for all axes. By default that of the training
         and that of the data.
     steps : int, optional
-        Length of the rollout in frames; by default as long as the data.
+        Length of the rollout in frames, after those given; by default as long as the data.
     one_step : bool
-        Whether to also predict every frame from the true one before it.
+        Whether to also predict every frame from the true ones before it.
     batch_size : int, optional
         Samples at once; by default what keeps a million grid points in flight.
 
@@ -63,7 +64,7 @@ def evaluate(
     -------
     xarray.Dataset
         Dimensions `predictor` ("model", "persistence", "upsampled"), `resolution` ("64x64", ...) and
-        `time` (since the first frame). Variables: `rel_l2`, `rel_h1`, `vrmse`, `correlation`,
+        `time` (since the last frame given). Variables: `rel_l2`, `rel_h1`, `vrmse`, `correlation`,
         `spectrum_distance`, means over samples of the rollout; `rel_l2_sample` (with `sample`);
         `rel_l2_field` (with `field`); `band_error` (with `band`, between the coordinates `band_lower`
         and `band_upper` in radians per length: quarter, half and all of the coarsest grid's Nyquist,
@@ -126,7 +127,7 @@ def last_frames(
     prediction, truth : Tensor, (B, C_out, *spatial)
     grid : Grid
     lead : float
-        Time since the first frame.
+        Time since the last frame given.
     """
     plan = _Plan.make(surrogate, data, [resolution], steps)
     view, rows = data.at(*plan.shapes[0]), slice(0, min(samples, len(data)))
@@ -142,7 +143,8 @@ class _Plan:
     surrogate: Surrogate
     data: Trajectories
     shapes: tuple[tuple[int, ...], ...]
-    frames: tuple[int, ...]  # stored steps: the first state, then every frame to predict
+    given: tuple[int, ...]  # stored steps of the frames handed to the surrogate
+    frames: tuple[int, ...]  # and of those to predict
     lead: np.ndarray
     edges: list[float]
 
@@ -156,10 +158,12 @@ class _Plan:
             raise ValueError("evaluate got no resolutions; give at least one")
         for shape in shapes:
             data.at(*shape)  # refuses what is finer than stored
-        frames = _frames(surrogate, data, steps)
-        times = np.zeros(2) if data.times is None else np.asarray(data.times, dtype=float)[list(frames)]
+        stored = _stored_steps(surrogate, data, steps)
+        given, frames = stored[: surrogate.window], stored[surrogate.window :]
+        times = np.zeros(data.n_times) if data.times is None else np.asarray(data.times, dtype=float)
         nyquist = min(np.pi / h for shape in shapes for h in data.domain.grid(shape).spacing)
-        return cls(surrogate, data, shapes, frames, times[1:] - times[0], [0.0, nyquist / 4, nyquist / 2, nyquist, np.inf])
+        lead = times[list(frames)] - times[given[-1]]
+        return cls(surrogate, data, shapes, given, frames, lead, [0.0, nyquist / 4, nyquist / 2, nyquist, np.inf])
 
     def batches(self, shape: Sequence[int], size: int | None) -> Iterator[slice]:
         size = size or max(1, _BATCH_POINTS // int(np.prod(shape)))
@@ -170,13 +174,17 @@ class _Plan:
         return {name: torch.as_tensor(np.asarray(self.data.parameters[name])[rows]) for name in names} if names else None
 
     def predictions(self, data: Trajectories, rows: slice) -> Iterator[Tensor]:
-        """Frames (B, C_out, *spatial) after the first, from the first state of `data`."""
-        x = data.read(rows, [self.frames[0]], fields=self.surrogate.inputs)[:, 0]
+        """Frames (B, C_out, *spatial) after those of `data` that are given."""
+        x = self.inputs(data, rows, self.given)
         if self.surrogate.dt is None:
             yield self.surrogate.predict(x, parameters=self.parameters(rows))
         else:
             frames = self.surrogate.iterate(x, parameters=self.parameters(rows))
             yield from (next(frames) for _ in self.lead)
+
+    def inputs(self, data: Trajectories, rows: slice, steps: Sequence[int]) -> Tensor:
+        """Return the input (B, window * C_in, *spatial) of these stored steps."""
+        return data.read(rows, steps, fields=self.surrogate.inputs).flatten(1, 2)
 
     def truth(self, data: Trajectories, rows: slice, frame: int) -> Tensor:
         return data.read(rows, [frame], fields=self.surrogate.outputs)[:, 0]
@@ -201,8 +209,8 @@ def _check(surrogate: Surrogate, data: Trajectories) -> None:
         raise ValueError("evaluate got a dataset without samples; give at least one")
 
 
-def _frames(surrogate: Surrogate, data: Trajectories, steps: int | None) -> tuple[int, ...]:
-    """Return the stored steps of the first state and of the frames to predict."""
+def _stored_steps(surrogate: Surrogate, data: Trajectories, steps: int | None) -> tuple[int, ...]:
+    """Return the stored steps of the frames given and of those to predict."""
     if surrogate.dt is None:
         return (0, data.n_times - 1)
     if data.times is None or len(data.times) < 2:
@@ -215,11 +223,17 @@ def _frames(surrogate: Surrogate, data: Trajectories, steps: int | None) -> tupl
             f"the surrogate steps by {surrogate.dt:g}, but the data are stored every {times[1] - times[0]:g} "
             f"from {times[0]:g} to {times[-1]:g}; give data whose spacing divides its step"
         )
-    longest = len(chosen) - 1
+    window = surrogate.window
+    longest = len(chosen) - window
+    if longest < 1:
+        raise ValueError(
+            f"the surrogate takes {window} frames {surrogate.dt:g} apart, but the data hold {len(chosen)} of them, and no truth "
+            "after; give longer trajectories"
+        )
     steps = longest if steps is None else steps
     if not 1 <= steps <= longest:
         raise ValueError(f"got steps={steps}; the data hold the truth for 1 to {longest}")
-    return tuple(range(0, stride * steps + 1, stride))
+    return tuple(range(0, stride * (window + steps), stride))
 
 
 def _at_resolution(plan: _Plan, shape: tuple[int, ...], one_step: bool, batch_size: int | None) -> dict[str, dict[str, np.ndarray]]:
@@ -253,24 +267,25 @@ def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, ro
     s = plan.surrogate
     found = {"model": plan.predictions(view, rows)}
     if set(s.outputs) <= set(s.inputs):
-        first = plan.truth(view, rows, plan.frames[0])
-        found["persistence"] = (first for _ in plan.lead)
+        last = plan.truth(view, rows, plan.given[-1])
+        found["persistence"] = (last for _ in plan.lead)
     if coarse is not None:
         found["upsampled"] = (resample(frame, coarse.grid, view.grid) for frame in plan.predictions(coarse, rows))
     return found
 
 
 def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor) -> dict[str, Tensor]:
-    r = plan.truth(view, rows, plan.frames[j + 1])
+    r = plan.truth(view, rows, plan.frames[j])
     return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": diverged(p, r).double()}
 
 
 def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[dict[str, Tensor]]]:
-    s, found = plan.surrogate, {"model": [], "persistence": []}
-    for before, after in zip(plan.frames, plan.frames[1:], strict=False):
-        x = view.read(rows, [before], fields=s.inputs)[:, 0]
+    s, found, stored = plan.surrogate, {"model": [], "persistence": []}, (*plan.given, *plan.frames)
+    for j, after in enumerate(plan.frames):
+        before = stored[j : j + s.window]
+        x = plan.inputs(view, rows, before)
         r = plan.truth(view, rows, after)
-        predictions = {"model": s.predict(x, parameters=plan.parameters(rows)), "persistence": plan.truth(view, rows, before)}
+        predictions = {"model": s.predict(x, parameters=plan.parameters(rows)), "persistence": plan.truth(view, rows, before[-1])}
         for predictor, p in predictions.items():
             metrics = frame_metrics(p, r, view.grid, plan.edges)
             found[predictor].append({name: metrics[name] for name in ("rel_l2", "rel_h1", "vrmse")})
@@ -293,7 +308,7 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
     for name in first:
         values = stacked(name)
         plain = name.removeprefix("one_step_")
-        how = "predicted from the true frame before" if name.startswith("one_step_") else "in a rollout from the first frame"
+        how = "predicted from the truth before" if name.startswith("one_step_") else "in a rollout from the first frames"
         attributes = {
             "long_name": plain.replace("_", " "),
             "definition": f"{DEFINITIONS.get(plain, 'share of samples out of range')}; {how}; mean over samples",
@@ -322,7 +337,7 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
     coordinates = {
         "predictor": list(PREDICTORS),
         "resolution": [by(shape) for shape in parts],
-        "time": ("time", plan.lead, {"long_name": "time since the first frame"}),
+        "time": ("time", plan.lead, {"long_name": "time since the last frame given"}),
         "field": list(s.outputs),
         "threshold": list(THRESHOLDS),
         "band_lower": ("band", plan.edges[:-1], {"units": "radians per length"}),

@@ -222,7 +222,7 @@ def plot_error_by_time(errors: xarray.Dataset, metric: str = "rel_l2", *, title:
         line = values.sel(predictor=method, resolution=finest)
         if not np.isnan(line).all():
             axes.plot(t, line, ls="--", lw=1.5, color=COLORS[method], label=method if method == "persistence" else f"upsampled to {finest}")
-    axes.set(xlabel="time since the first frame", ylabel=NAMES.get(metric, metric))
+    axes.set(xlabel="time since the last frame given", ylabel=NAMES.get(metric, metric))
     if metric == "correlation":
         axes.axhline(0.8, color="#999999", lw=0.8, ls=":")
         axes.set_ylim(top=1.02)

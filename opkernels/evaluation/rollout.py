@@ -41,9 +41,9 @@ def long_rollout(
     surrogate : Surrogate
         A step in time.
     data : Trajectories
-        First states, and the truth as far as it reaches.
+        The first frames (as many as the surrogate takes), and the truth after them as far as it reaches.
     steps : int, optional
-        Frames; by default as many as the data hold.
+        Frames, after those given; by default as many as the data hold.
     resolution : int, str or sequence of int, optional
         By default that of the training, or of the data.
     samples : int
@@ -60,7 +60,7 @@ def long_rollout(
         and the last quarter of the frames (of the truth: those it holds, or its last; the attribute
         `time` says which); `lost_at` (sample), the time at which a run left ten times
         the range of the truth or was no longer a number (infinite: never); `prediction` and `truth`
-        (sample, time, field, *space) of the samples kept, the first state included as time 0.
+        (sample, time, field, *space) of the samples kept, the last frame given included as time 0.
 
     Raises
     ------
@@ -89,8 +89,8 @@ class _Run:
         self.grid, self.outputs = view.grid, plan.surrogate.outputs
         assert plan.surrogate.dt is not None
         self.dt = plan.surrogate.dt
-        self.first = view.read(self.rows, [0], fields=plan.surrogate.inputs)[:, 0]
-        start = plan.truth(view, self.rows, 0)
+        self.first = plan.inputs(view, self.rows, plan.given)
+        start = plan.truth(view, self.rows, plan.given[-1])
         self.metrics = {name: torch.full((samples, steps), torch.nan, dtype=torch.float64) for name in _METRICS}
         self.rms, self.rms_truth = (torch.full((samples, steps + 1, len(self.outputs)), torch.nan, dtype=torch.float64) for _ in range(2))
         self.rms[:, 0] = self.rms_truth[:, 0] = _rms(start)
@@ -102,8 +102,8 @@ class _Run:
     def take(self, j: int, p: Tensor) -> None:
         """Measure frame j = 1, 2, ... (B, C_out, *spatial)."""
         self.rms[:, j] = _rms(p)
-        if j < len(self.plan.frames):
-            r = self.plan.truth(self.view, self.rows, self.plan.frames[j])
+        if j <= len(self.plan.frames):
+            r = self.plan.truth(self.view, self.rows, self.plan.frames[j - 1])
             for name, value in frame_metrics(p, r, self.grid, self.plan.edges).items():
                 if name in self.metrics:
                     self.metrics[name][:, j - 1] = value
@@ -126,7 +126,7 @@ class _Run:
         late = j > self.steps - max(1, self.steps // 4)
         if late:
             self.spectra["spectrum"][j] = energy_spectrum(p.double(), self.grid)[1].mean(0)
-        if r is not None and (late or j == len(self.plan.frames) - 1):
+        if r is not None and (late or j == len(self.plan.frames)):
             self.spectra["spectrum_truth"][j] = energy_spectrum(r.double(), self.grid)[1].mean(0)
 
     def dataset(self) -> xarray.Dataset:
@@ -175,5 +175,5 @@ def _rms(u: Tensor) -> Tensor:
 
 
 def _after_first(values: Tensor) -> np.ndarray:
-    """Prepend the first state, whose error is not defined."""
+    """Prepend the last frame given, whose error is not defined."""
     return np.concatenate([np.full((len(values), 1), np.nan), values.numpy()], axis=1)

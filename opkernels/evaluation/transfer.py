@@ -348,7 +348,7 @@ def _epochs(cell: Cell, data: Trajectories, base: Path, begun: Path | None) -> i
     from opkernels.training.build import build_model, regime_of
 
     regime = regime_of(cell.config, data)
-    per_sample = 1 if regime.kind == "direct" else data.n_times - regime.unroll * regime.bundle * regime.stride
+    per_sample = data.n_times - regime.offsets(regime.unroll, data.n_times)[-1]
     batch = cell.config.training.batch_size
     few = max(1, math.ceil(4 * batch / per_sample))
     model = build_model(cell.config, data, cell.seed, base)
@@ -391,7 +391,7 @@ def _trial(cell: Cell, model, data: Trajectories, epochs: int) -> float:
 
 def _seconds_per_sample(surrogate: Surrogate, data: Trajectories) -> float:
     """Return the CPU seconds of one prediction at the training resolution, the median of five batches of up to eight."""
-    x = data.read(slice(0, min(8, len(data))), [0], fields=surrogate.inputs)[:, 0]
+    x = data.read(slice(0, min(8, len(data))), range(surrogate.window), fields=surrogate.inputs).flatten(1, 2)
     p = {name: data.parameters[name][: len(x)] for name in surrogate.parameter_names} or None
     took = []
     for _ in range(6):

@@ -94,6 +94,7 @@ def describe(surrogate: Surrogate) -> dict:
         "target": surrogate.target,
         "dt": surrogate.dt,
         "bundle": surrogate.bundle,
+        "window": surrogate.window,
         "parameters": {key: list(getattr(surrogate.parameters, key)) for key in ("names", "logarithmic", "mean", "std")},
         "training_shape": None if surrogate.training_shape is None else list(surrogate.training_shape),
         "notes": surrogate.notes,
@@ -118,6 +119,7 @@ def restore(description: Mapping, tensors: Mapping[str, Tensor], path: str, mode
             "target": description["target"],
             "dt": description["dt"],
             "bundle": int(description["bundle"]),
+            "window": int(description.get("window", 1)),  # older files hold none
             "parameters": ParameterScaling(**{key: tuple(value) for key, value in description["parameters"].items()}),
             "training_shape": None if description["training_shape"] is None else tuple(description["training_shape"]),
             "notes": dict(description["notes"]),

@@ -23,13 +23,21 @@ _TOLERANCE = 1e-4  # of the spacing: float32 coordinates pass, another resolutio
 
 
 def predict_dataset(
-    surrogate: Surrogate, data: xarray.Dataset, parameters: Mapping | Tensor | None, output_shape: Sequence[int] | None, batch_size: int | None
+    surrogate: Surrogate,
+    data: xarray.Dataset,
+    parameters: Mapping | Tensor | None,
+    output_shape: Sequence[int] | None,
+    batch_size: int | None,
 ) -> xarray.Dataset:
-    """`Surrogate.predict` for a Dataset; extra dimensions (sample, time, ...) are carried along."""
+    """`Surrogate.predict` for a Dataset; extra dimensions (sample, level, ...) are carried along, and `time` where one frame is taken."""
     x, extra = _to_tensor(surrogate, data)
     p = _parameters(surrogate, data, extra, parameters, len(x))
     y = surrogate.predict(x, parameters=p, output_shape=output_shape, batch_size=batch_size)
-    return _to_dataset(surrogate, data, extra, y, None)
+    out = _to_dataset(surrogate, data, extra, y, None)
+    if surrogate.window == 1 or "time" not in data.coords:
+        return out
+    assert surrogate.dt is not None
+    return out.assign_coords(time=float(data["time"][-1]) + surrogate.dt)
 
 
 def rollout_dataset(
@@ -40,17 +48,18 @@ def rollout_dataset(
     batch_size: int | None,
     callback: Callable[[int, Tensor], None] | None,
 ) -> xarray.Dataset | None:
-    """`Surrogate.rollout` for a Dataset of one time; the answer has a dimension `time`."""
-    if "time" in data.dims and data.sizes["time"] != 1:
-        raise ValueError(f"a rollout starts from one time, but the dataset has {data.sizes['time']}; select one with .isel(time=0)")
-    data = data.isel(time=0) if "time" in data.dims else data
+    """`Surrogate.rollout` for a Dataset of as many times as the surrogate takes; the answer has a dimension `time`."""
+    if surrogate.window == 1 and "time" in data.dims:
+        if data.sizes["time"] != 1:
+            raise ValueError(f"a rollout starts from one time, but the dataset has {data.sizes['time']}; select one with .isel(time=0)")
+        data = data.isel(time=0)
     x, extra = _to_tensor(surrogate, data)
     p = _parameters(surrogate, data, extra, parameters, len(x))
     if callback is not None:
         return surrogate.rollout(x, steps, parameters=p, batch_size=batch_size, callback=callback)
     y = surrogate.rollout(x, steps, parameters=p, batch_size=batch_size)
     assert surrogate.dt is not None
-    start = float(data["time"]) if "time" in data.coords else 0.0
+    start = float(data["time"].values.reshape(-1)[-1]) if "time" in data.coords else 0.0
     return _to_dataset(surrogate, data, extra, y, start + surrogate.dt * np.arange(1, steps + 1))
 
 
@@ -82,7 +91,7 @@ def check_coordinates(data: xarray.Dataset, domain: Domain) -> None:
 
 
 def _to_tensor(surrogate: Surrogate, data: xarray.Dataset) -> tuple[Tensor, tuple]:
-    """Return (B, C, *spatial) and the other dimensions, which B runs over."""
+    """Return (B, window * C, *spatial) and the other dimensions, which B runs over."""
     import xarray as xr
 
     if not isinstance(data, xr.Dataset):
@@ -92,12 +101,28 @@ def _to_tensor(surrogate: Surrogate, data: xarray.Dataset) -> tuple[Tensor, tupl
         raise ValueError(f"the dataset has no field {', '.join(missing)}; it has {', '.join(map(str, data.data_vars)) or 'none'}")
     fields = xr.broadcast(*(data[name] for name in surrogate.inputs))
     check_coordinates(fields[0].to_dataset(name="field"), surrogate.domain)
-    spatial = surrogate.domain.names
-    extra = tuple(name for name in fields[0].dims if name not in spatial)
-    arrays = [np.asarray(f.transpose(*extra, *spatial).values) for f in fields]
+    spatial, stacked = surrogate.domain.names, ("time",) if surrogate.window > 1 else ()
+    if stacked:
+        _check_times(surrogate, fields[0])
+    extra = tuple(name for name in fields[0].dims if name not in (*stacked, *spatial))
+    arrays = [np.asarray(f.transpose(*extra, *stacked, *spatial).values) for f in fields]
     kind = np.result_type(*arrays, np.float32)
-    x = torch.stack([torch.from_numpy(np.array(a, dtype=kind, order="C")) for a in arrays], dim=len(extra))
-    return x.reshape(-1, *x.shape[len(extra) :]), extra
+    x = torch.stack([torch.from_numpy(np.array(a, dtype=kind, order="C")) for a in arrays], dim=len(extra) + len(stacked))
+    return x.reshape(-1, surrogate.in_channels, *x.shape[-len(spatial) :]), extra
+
+
+def _check_times(surrogate: Surrogate, field: xarray.DataArray) -> None:
+    """Refuse a field that has not as many times as the surrogate takes, or not its `dt` apart."""
+    n, window, dt = field.sizes.get("time", 0), surrogate.window, surrogate.dt
+    assert dt is not None, "a direct map takes one frame"
+    if n != window:
+        raise ValueError(
+            f"the surrogate takes {window} frames, but the dataset has {n or 'no'} times; select so many with .isel(time=slice({window}))"
+        )
+    times = field["time"].values if "time" in field.coords else np.zeros(0)
+    if np.issubdtype(times.dtype, np.number) and not np.allclose(np.diff(times), dt, rtol=1e-3):
+        gaps = ", ".join(dict.fromkeys(f"{gap:.4g}" for gap in np.diff(times)))
+        raise ValueError(f"the times of the dataset are {gaps} apart, but the surrogate takes frames {dt:g} apart; select those, in order")
 
 
 def _parameters(surrogate: Surrogate, data: xarray.Dataset, extra: tuple, given: Mapping | Tensor | None, batch: int):

@@ -1,13 +1,17 @@
 """A trained operator: the model with its domain, normalization, field names and time step; asked and rolled out.
 
-With states u on the domain, the input normalization N, the output normalization M and the model G,
+With states u on the domain, `window` = w frames in, U_0 = (u_{1-w}, ..., u_{-1}, u_0), the input
+normalization N, the output normalization M and the model G,
 
-    target "increment":   u_{j} = u_0 + M^-1( G(N(u_0)) )_j       j = 1 .. bundle, times t_0 + j dt
-    target "state":       u_{j} = M^-1( G(N(u_0)) )_j
+    target "increment":   u_{j} = u_0 + M^-1( G(N(U_0)) )_j       j = 1 .. bundle, times t_0 + j dt
+    target "state":       u_{j} = M^-1( G(N(U_0)) )_j
 
-and a rollout feeds the last of the `bundle` frames back. Input fields that are not predicted (a
-coefficient, a forcing) keep their values. For a map that is not a step in time (coefficient to
-solution) `dt` is None. Everything outside `forward` is in physical units.
+and a rollout feeds the last w frames back, its own answers among them. The frames of an input are
+stacked along the channels, the oldest first and the latest last, all fields of one frame together:
+for fields a, b and w = 2 the channels are a_{-1}, b_{-1}, a_0, b_0. Every frame holds every input
+field, also those that are not predicted (a coefficient, a forcing): in a rollout these keep their
+latest values. N is one number per field, the same in all frames. For a map that is not a step in time
+(coefficient to solution) `dt` is None. Everything outside `forward` is in physical units.
 """
 
 from __future__ import annotations
@@ -105,13 +109,13 @@ class Surrogate:
     Parameters
     ----------
     model : nn.Module
-        Maps (B, C_in, *spatial) to (B, bundle * C_out, *spatial), both normalized.
+        Maps (B, window * C_in, *spatial) to (B, bundle * C_out, *spatial), both normalized.
     domain : Domain
         Where the fields live.
     inputs, outputs : tuple of str
-        Names of the fields, one per channel.
+        Names of the fields of one frame: C_in and C_out of them.
     normalization : Normalization
-        Of the C_in inputs.
+        Of the C_in input fields.
     output_normalization : Normalization
         Of what the model predicts: bundle * C_out channels, frame by frame.
     target : {"state", "increment"}
@@ -120,6 +124,8 @@ class Surrogate:
         Time between frames; None for a map that is no step in time.
     bundle : int
         Frames that one call of the model predicts.
+    window : int
+        Frames that one call of the model is given, `dt` apart.
     parameters : ParameterScaling
         Names and scaling of the per-sample parameters; by default there are none.
     training_shape : tuple of int, optional
@@ -146,6 +152,7 @@ class Surrogate:
     target: str = "state"
     dt: float | None = None
     bundle: int = 1
+    window: int = 1
     parameters: ParameterScaling = field(default_factory=ParameterScaling)
     training_shape: tuple[int, ...] | None = None
     notes: dict = field(default_factory=dict)
@@ -154,6 +161,8 @@ class Surrogate:
         self.inputs, self.outputs = tuple(self.inputs), tuple(self.outputs)
         if self.target not in ("state", "increment"):
             raise ValueError(f'a surrogate got target={self.target!r}; choose "state" or "increment"')
+        if self.window > 1 and self.dt is None:
+            raise ValueError(f"a surrogate got window={self.window} without dt; a direct map takes one frame, a step in time has a dt")
         missing = [name for name in self.outputs if name not in self.inputs]
         if missing and (self.target == "increment" or self.dt is not None):
             raise ValueError(
@@ -161,6 +170,11 @@ class Surrogate:
                 'to step from; add them to the inputs, or train the direct map with target "state"'
             )
         self._slots = [] if missing else [self.inputs.index(name) for name in self.outputs]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input: `window` frames of all input fields."""
+        return self.window * len(self.inputs)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -190,8 +204,8 @@ class Surrogate:
 
         Parameters
         ----------
-        x : Tensor, (B, C_in, *spatial)
-            Input fields in physical units, on the model's device and in its dtype.
+        x : Tensor, (B, window * C_in, *spatial)
+            Input frames in physical units, the latest last, on the model's device and in its dtype.
         parameters : Tensor, (B, P), optional
             Physical values, in the order of `parameter_names`.
         grid : Grid, optional
@@ -208,7 +222,7 @@ class Surrogate:
         y = self.raw(x, parameters, grid=grid, output_shape=output_shape)
         y = self.output_normalization.invert(y.to(x.dtype)).unflatten(1, (self.bundle, len(self.outputs)))
         if self.target == "increment":
-            base = x[:, self._slots]
+            base = self.frames(x)[:, -1][:, self._slots]
             y = y + (base if output_shape is None else resample(base, grid, tuple(output_shape)))[:, None]
         return y
 
@@ -218,13 +232,35 @@ class Surrogate:
         """Return what the model itself answers (B, bundle * C_out, *spatial), normalized, for physical x and parameters."""
         grid = grid or self.domain.grid_of(x)
         parameters = None if parameters is None else self.parameters.apply(parameters)
-        return call_model(self.model, self.normalization.apply(x), parameters, grid, output_shape)
+        normalized = self.normalization.apply(self.frames(x), channel_axis=2).flatten(1, 2)
+        return call_model(self.model, normalized, parameters, grid, output_shape)
 
-    def feed(self, x: Tensor, frame: Tensor) -> Tensor:
-        """Return the next input (B, C_in, *spatial): `x` with the predicted fields replaced by `frame` (B, C_out, *spatial)."""
+    def frames(self, x: Tensor) -> Tensor:
+        """Return the frames (B, window, C_in, *spatial) of an input (B, window * C_in, *spatial), the latest last.
+
+        Raises
+        ------
+        ValueError
+            If x has another number of channels.
+        """
+        if x.shape[1] != self.in_channels:
+            names = ", ".join(self.inputs)
+            wanted = names if self.window == 1 else f"{self.window} frames of {names}, stacked, the latest last"
+            raise ValueError(f"got {x.shape[1]} channels; expected {self.in_channels}: {wanted}")
+        return x.unflatten(1, (self.window, len(self.inputs)))
+
+    def feed(self, x: Tensor, predicted: Tensor) -> Tensor:
+        """Return the next input (B, window * C_in, *spatial): the last frames of `x` and then of `predicted` (B, F, C_out, *spatial)."""
+        latest = x[:, -len(self.inputs) :]
+        new = [self._completed(latest, frame) for frame in predicted[:, -self.window :].unbind(1)]
+        kept = x[:, len(new) * len(self.inputs) :]
+        return torch.cat([kept, *new], dim=1) if kept.shape[1] or len(new) > 1 else new[0]
+
+    def _completed(self, latest: Tensor, frame: Tensor) -> Tensor:
+        """Return all input fields (B, C_in, *spatial): those of a predicted frame (B, C_out, *spatial), the others as they were."""
         if self._slots == list(range(len(self.inputs))):
             return frame
-        channels = list(x.unbind(1))
+        channels = list(latest.unbind(1))
         for slot, channel in zip(self._slots, frame.unbind(1), strict=True):
             channels[slot] = channel
         return torch.stack(channels, dim=1)
@@ -261,9 +297,12 @@ class Surrogate:
 
         Parameters
         ----------
-        x : Tensor, (B, C_in, *spatial), or xarray.Dataset
-            Physical units, any resolution, device and dtype. A Dataset holds the input fields with a
-            dimension and a coordinate per axis of the domain; other dimensions are carried along.
+        x : Tensor, (B, window * C_in, *spatial), or xarray.Dataset
+            Physical units, any resolution, device and dtype. Several frames are stacked, the oldest
+            first and the latest last, the fields of a frame together. A Dataset holds the input fields
+            with a dimension and a coordinate per axis of the domain; other dimensions are carried
+            along. Where `window` is above 1, its dimension `time` holds so many times, `dt` apart, and
+            a field without `time` (a coefficient) stands for all of them.
         parameters : Tensor (B, P), or mapping of name to number or (B,), optional
             Per-sample parameters. A Dataset may hold them as variables instead.
         output_shape : sequence of int, optional
@@ -304,7 +343,7 @@ class Surrogate:
             frames = torch.cat([tile.to(x.device) for tile in self._tiles(state, parameters, grid, None, batch_size)])
             for frame in frames.unbind(1):
                 yield frame.to(**kind)
-            state = self.feed(state, frames[:, -1])
+            state = self.feed(state, frames)
 
     @overload
     def rollout(
@@ -313,7 +352,13 @@ class Surrogate:
 
     @overload
     def rollout(
-        self, x: xarray.Dataset, steps: int, *, parameters: Tensor | Mapping | None = ..., batch_size: int | None = ..., callback: None = ...
+        self,
+        x: xarray.Dataset,
+        steps: int,
+        *,
+        parameters: Tensor | Mapping | None = ...,
+        batch_size: int | None = ...,
+        callback: None = ...,
     ) -> xarray.Dataset: ...
 
     @overload
@@ -336,12 +381,12 @@ class Surrogate:
         batch_size: int | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor | xarray.Dataset | None:
-        """Return `steps` frames, each predicted from the last.
+        """Return `steps` frames, each predicted from the `window` frames before it.
 
         Parameters
         ----------
-        x : Tensor, (B, C_in, *spatial), or xarray.Dataset
-            The first state, as in `predict`; a Dataset holds one time.
+        x : Tensor, (B, window * C_in, *spatial), or xarray.Dataset
+            The first state, or the first `window` of them, as in `predict`; a Dataset holds so many times.
         steps : int
             Number of frames.
         parameters, batch_size
@@ -353,7 +398,7 @@ class Surrogate:
         Returns
         -------
         Tensor, (B, steps, C_out, *spatial), or xarray.Dataset with a dimension `time`, or None
-            Frames at t_0 + dt, t_0 + 2 dt, ...
+            Frames at t_0 + dt, t_0 + 2 dt, ..., where t_0 is the time of the latest frame given.
 
         Raises
         ------
@@ -402,16 +447,16 @@ class Surrogate:
 
     def _check(self, x: Tensor) -> Grid:
         grid = self.domain.grid_of(x)
-        if x.shape[1] != len(self.inputs):
-            raise ValueError(f"got {x.shape[1]} channels; expected {len(self.inputs)}: {', '.join(self.inputs)}")
+        frames = self.frames(x)
         if not len(x):
             raise ValueError("got no samples; give a batch of at least one")
         if not x.is_floating_point():
             raise ValueError(f"got fields of type {x.dtype}; give floating-point numbers")
-        finite = torch.isfinite(x).flatten(2).all(2)
+        finite = torch.isfinite(frames).flatten(3).all(3)
         if not finite.all():
-            sample, channel = (~finite).nonzero()[0].tolist()
-            raise ValueError(f"the input is not finite in field {self.inputs[channel]} of sample {sample}; mend or leave out that sample")
+            sample, frame, channel = (~finite).nonzero()[0].tolist()
+            where = f"sample {sample}" if self.window == 1 else f"frame {frame + 1} of sample {sample}"
+            raise ValueError(f"the input is not finite in field {self.inputs[channel]} of {where}; mend or leave out that sample")
         return grid
 
     def _tiles(

@@ -83,7 +83,7 @@ def _open(config: Config, base: Path) -> Trajectories:
 def build_model(config: Config, data: Trajectories, seed: int, base: Path | str = ".") -> nn.Module:
     """Build the configuration's model for the data, its first weights drawn from `seed`.
 
-    Domain, channels and number of parameters follow from the data, where the model takes them.
+    Domain, channels, number of parameters and window follow from the data and the training, where the model takes them.
 
     Raises
     ------
@@ -95,12 +95,14 @@ def build_model(config: Config, data: Trajectories, seed: int, base: Path | str 
     chosen = config.data
     inputs = chosen.inputs or tuple(data.fields)
     outputs = chosen.outputs or inputs
+    regime = regime_of(config, data)
     varying = [name for name, values in data.parameters.items() if np.ptp(values) > 0]
     known = {
         "domain": data.domain,
-        "in_channels": len(inputs),
-        "out_channels": regime_of(config, data).bundle * len(outputs),
+        "in_channels": regime.window * len(inputs),
+        "out_channels": regime.bundle * len(outputs),
         "n_parameters": len(varying if chosen.parameters is None else chosen.parameters),
+        "window": regime.window,
     }
     arguments = {name: value for name, value in known.items() if name in accepted} | config.model.arguments
     try:
@@ -120,7 +122,7 @@ def regime_of(config: Config, data: Trajectories) -> Regime:
     t = config.training
     implied = "direct" if data.n_times == 1 else "unrolled" if (t.unroll or 1) > 1 else "bundled" if (t.bundle or 1) > 1 else "one_step"
     given = {name: value for name, value in (("unroll", t.unroll), ("bundle", t.bundle)) if value is not None}
-    return Regime(t.regime or implied, stride=t.stride, noise=t.noise, curriculum=t.curriculum, **given)
+    return Regime(t.regime or implied, stride=t.stride, noise=t.noise, curriculum=t.curriculum, window=t.window, **given)
 
 
 def load_run(folder: Path | str, config: Path | str | None = None) -> tuple[Surrogate, Config]:

@@ -74,7 +74,7 @@ class Data:
 class Model:
     """A model of `opkernels.models` by its name, or any module by its dotted path, and its arguments.
 
-    The domain, the numbers of channels and of parameters follow from the data and are not written.
+    The domain, the numbers of channels and of parameters follow from the data, the window from the training; they are not written.
     """
 
     name: str = "FNO"
@@ -98,6 +98,7 @@ class Training:
     stride: int = bounded(1, at_least=1)
     noise: float = bounded(0.0, at_least=0.0)
     curriculum: float = bounded(0.0, at_least=0.0, at_most=1.0)
+    window: int = bounded(1, at_least=1)
     target: str | None = bounded(None, choices=("state", "increment"))
     shifts: bool = False
     precision: str = bounded("float32", choices=("float32", "float64", "bfloat16", "float16"))

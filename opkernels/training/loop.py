@@ -50,7 +50,7 @@ def fit(
     Parameters
     ----------
     model : nn.Module
-        A model of `opkernels.models`, or any module that maps (B, C_in, *spatial) to
+        A model of `opkernels.models`, or any module that maps (B, window * C_in, *spatial) to
         (B, bundle * C_out, *spatial). Trained in place.
     data : Trajectories
         The samples to train on.
@@ -133,7 +133,8 @@ def fit(
             memory=options.memory,
         )
         settings = {"batch_size": batch_size, "lr": lr, "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", "own")}
-        settings |= {"regime": vars(prepared.regime), "precision": precision, "seed": seed, "epochs": epochs}
+        settings |= {"precision": precision, "seed": seed, "epochs": epochs}
+        settings |= {f"regime.{name}": value for name, value in vars(prepared.regime).items()}
         settings |= {
             key: getattr(options, key) for key in ("weight_decay", "schedule", "warmup", "gradient_clip", "patience", "shifts", "keep")
         }

@@ -16,7 +16,7 @@ from opkernels import models
 
 __all__ = ["find_model", "mistakes_in_model"]
 
-_FROM_DATA = ("domain", "in_channels", "out_channels", "n_parameters")
+_FOLLOWS = dict.fromkeys(("domain", "in_channels", "out_channels", "n_parameters"), "the data") | {"window": "training.window"}
 
 
 def find_model(name: str, base: Path) -> Callable[..., nn.Module]:
@@ -54,11 +54,11 @@ def mistakes_in_model(name: str, arguments: Collection[str]) -> list[str]:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(models.__all__)}"
         return [f"model.name: got {name!r}; {hint}"]
     accepted = inspect.signature(getattr(models, name)).parameters
-    options = [key for key in accepted if key not in _FROM_DATA]
+    options = [key for key in accepted if key not in _FOLLOWS]
     found = []
     for key in arguments:
-        if key in _FROM_DATA:
-            found.append(f"model.{key}: follows from the data; leave it out")
+        if key in _FOLLOWS:
+            found.append(f"model.{key}: follows from {_FOLLOWS[key]}; leave it out")
         elif key not in accepted:
             near = difflib.get_close_matches(key, options, n=1)
             found.append(f"model.{key}: is unknown; " + (f"did you mean {near[0]}?" if near else f"choose one of {', '.join(options)}"))

@@ -45,12 +45,13 @@ class Prepared:
     scale: Tensor
     parameters: tuple[Tensor | None, Tensor | None]
 
-    def split(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first state (B, C_in, *spatial) and the frames to predict (B, F, C_out, *spatial) of windows."""
+    def split(self, example: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input (B, window * C_in, *spatial) and the frames to predict (B, F, C_out, *spatial) of stored steps."""
         fields, s = self.train.fields, self.surrogate
         inputs, outputs = ([fields.index(name) for name in names] for names in (s.inputs, s.outputs))
-        first = -1 if self.regime.kind == "direct" else 1
-        return _pick(window[:, 0], inputs, 1), _pick(window[:, first:], outputs, 2)
+        given = self.regime.window
+        first = -1 if self.regime.kind == "direct" else given
+        return _pick(example[:, :given], inputs, 2).flatten(1, 2), _pick(example[:, first:], outputs, 2)
 
     def parameters_of(self, samples: np.ndarray, *, validation: bool = False) -> Tensor | None:
         """Return the physical parameters (B, P) of samples."""
@@ -107,6 +108,7 @@ def prepare(
         target,
         dt=None if regime.kind == "direct" else _time_step(train, regime.stride),
         bundle=regime.bundle,
+        window=regime.window,
         parameters=scaling,
         training_shape=tuple(int(n) for n in train.shape),
     )

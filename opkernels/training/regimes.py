@@ -1,6 +1,6 @@
 """Training regimes: which stored steps make an example, and how the model is run on it.
 
-With states u(t), the model step S (one call of the surrogate), and frames a time `dt` apart:
+With states u(t), the model step S (one call of the surrogate), frames a time `dt` apart, and one frame in:
 
 | regime      | example                         | loss compares                                           |
 | ----------- | ------------------------------- | ------------------------------------------------------- |
@@ -9,6 +9,11 @@ With states u(t), the model step S (one call of the surrogate), and frames a tim
 | bundled     | u_0 .. u_bundle                 | the `bundle` frames of one call with the truth          |
 | unrolled    | u_0 .. u_unroll                 | S u_0, S S u_0, ... with the truth, gradients through all |
 | pushforward | u_0 .. u_unroll                 | only the last, gradients through the last call alone    |
+
+With a `window` of w > 1, w frames u_{1-w} .. u_0 take the place of u_0, each call is given the last w frames, predicted ones among
+them, and an example holds w - 1 more stored steps. Increments are still added to the latest frame. How frames are stacked is said
+in `opkernels.surrogate.operator`. One frame is enough where it determines what follows (flow by its vorticity); several are needed
+where it does not (waves of which only the height is known, unresolved scales), and are what benchmarks of "ten frames in" expect.
 
 Pushforward: Brandstetter, Worrall, Welling, arXiv 2202.03376, section 3.1; bundling: section 3.2.
 Noise on the input: Sanchez-Gonzalez et al., arXiv 2002.09405, section 4.1.
@@ -50,6 +55,8 @@ class Regime:
         Standard deviation of white noise on the input, relative to the field's; 0.001 to 0.03 are usual.
     curriculum : float
         Share of the epochs over which the chain grows from one call to `unroll`; 0 for all at once.
+    window : int
+        Frames that one call is given, the latest last; the model has so many times the input fields as `in_channels`.
 
     Raises
     ------
@@ -63,6 +70,7 @@ class Regime:
     stride: int = 1
     noise: float = 0.0
     curriculum: float = 0.0
+    window: int = 1
 
     def __post_init__(self):
         if self.kind not in _DEFAULTS:
@@ -70,7 +78,7 @@ class Regime:
         for name, default in zip(("unroll", "bundle"), _DEFAULTS[self.kind], strict=True):
             value = getattr(self, name)
             object.__setattr__(self, name, default if value is None else value)
-        for name in ("unroll", "bundle", "stride"):
+        for name in ("unroll", "bundle", "stride", "window"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"got {name}={value!r}; give a whole number of at least 1")
@@ -80,8 +88,9 @@ class Regime:
             raise ValueError(f'the regime {self.kind} calls the model once, but got unroll={self.unroll}; choose "unrolled"')
         if self.kind in ("one_step", "direct") and self.bundle > 1:
             raise ValueError(f'the regime {self.kind} predicts one frame, but got bundle={self.bundle}; choose "bundled" or "unrolled"')
-        if self.kind == "direct" and self.stride > 1:
-            raise ValueError("a direct map goes from the first stored step to the last and has no stride; leave it out")
+        if self.kind == "direct" and (self.stride > 1 or self.window > 1):
+            extra = "stride" if self.stride > 1 else "window"
+            raise ValueError(f"a direct map goes from the first stored step to the last and has no {extra}; leave it out")
 
     def unroll_at(self, epoch: int, epochs: int) -> int:
         """Return the length of the chain in epoch 0, 1, ...: it grows over the curriculum's share of the epochs."""
@@ -91,7 +100,7 @@ class Regime:
         return 1 + math.floor((self.unroll - 1) * epoch / growing)
 
     def offsets(self, unroll: int, n_times: int) -> list[int]:
-        """Return the stored steps of an example, relative to its first.
+        """Return the stored steps of an example, relative to its first: `window` frames, then those to be predicted.
 
         Raises
         ------
@@ -100,17 +109,17 @@ class Regime:
         """
         if self.kind == "direct":
             return [0] if n_times == 1 else [0, n_times - 1]
-        span = unroll * self.bundle * self.stride
+        span = (self.window - 1 + unroll * self.bundle) * self.stride
         if span >= n_times:
             raise ValueError(
-                f"the regime {self.kind} needs {span + 1} stored steps for an example (unroll {unroll} x bundle {self.bundle} x "
-                f"stride {self.stride}, and the first), but the data hold {n_times}; shorten it, or store more steps"
+                f"the regime {self.kind} needs {span + 1} stored steps for an example (window {self.window}, then unroll {unroll} x "
+                f"bundle {self.bundle}, at stride {self.stride}), but the data hold {n_times}; shorten it, or store more steps"
             )
         return list(range(0, span + 1, self.stride))
 
 
 def predicted_frames(surrogate: Surrogate, x: Tensor, parameters: Tensor | None, unroll: int, *, last_only: bool = False) -> Tensor:
-    """Return the frames (B, unroll * bundle, C_out, *spatial) of a chain of calls from x (B, C_in, *spatial).
+    """Return the frames (B, unroll * bundle, C_out, *spatial) of a chain of calls from x (B, window * C_in, *spatial).
 
     With `last_only`, those of the last call (B, bundle, C_out, *spatial), with no gradient through
     the calls before it.
@@ -121,7 +130,7 @@ def predicted_frames(surrogate: Surrogate, x: Tensor, parameters: Tensor | None,
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (last_only and more)):
             y = surrogate.forward(x, parameters)
         frames.append(y)
-        x = surrogate.feed(x, y[:, -1]) if more else x
+        x = surrogate.feed(x, y) if more else x
     return frames[-1] if last_only else torch.cat(frames, dim=1)
 
 
@@ -141,8 +150,8 @@ def training_loss(
 
     Parameters
     ----------
-    x : Tensor, (B, C_in, *spatial)
-        First states, physical units.
+    x : Tensor, (B, window * C_in, *spatial)
+        First frames, stacked, physical units.
     truth : Tensor, (B, F, C_out, *spatial)
         The frames that follow, F = unroll * bundle.
     parameters : Tensor, (B, P), or None

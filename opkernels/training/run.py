@@ -122,9 +122,9 @@ class Run:
         parts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)][now.batch :]
         mine = [part[self.group.share(len(part))] for part in parts]
         self.model.train()
-        for part, (samples, window) in zip(parts, self.prepared.train.batches(mine, offsets), strict=True):
+        for part, (samples, example) in zip(parts, self.prepared.train.batches(mine, offsets), strict=True):
             n = len(part)
-            self._step(samples, window, unroll, n, self._rate(now.step))
+            self._step(samples, example, unroll, n, self._rate(now.step))
             now.step, now.batch, now.examples = now.step + 1, now.batch + 1, now.examples + n
             if len(self.pending) >= (1 if self.group.device.type == "cpu" else _CHECK_EVERY):
                 self._look()
@@ -139,11 +139,11 @@ class Run:
     def _rate(self, step: int) -> float:
         return learning_rate(self.options.schedule, self.lr, step, self.total_steps, self.options.warmup)
 
-    def _step(self, samples: np.ndarray, window: Tensor, unroll: int, n: int, rate: float) -> None:
+    def _step(self, samples: np.ndarray, example: Tensor, unroll: int, n: int, rate: float) -> None:
         """Take one optimizer step on this process's share of a batch of n examples."""
         prepared, now = self.prepared, self.progress
         torch.manual_seed(seed_of(self.seed, 1, now.step, self.group.rank))  # for what the model draws, such as dropout
-        x, truth = prepared.split(self._shifted(window))
+        x, truth = prepared.split(self._shifted(example))
         x = self._noisy(x, n)
         parameters = prepared.parameters_of(samples)
         with torch.autocast(self.group.device.type, self.autocast, enabled=self.autocast is not None):
@@ -165,20 +165,20 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _shifted(self, window: Tensor) -> Tensor:
+    def _shifted(self, example: Tensor) -> Tensor:
         if not self.options.shifts:
-            return window
+            return example
         rng = np.random.default_rng((self.seed, 2, self.progress.step))
         axes = [a for a, axis in enumerate(self.prepared.grid.domain.axes) if axis.periodic]
-        shifts = [int(rng.integers(window.shape[3 + a])) for a in axes]
-        return torch.roll(window, shifts, [3 + a for a in axes])
+        shifts = [int(rng.integers(example.shape[3 + a])) for a in axes]
+        return torch.roll(example, shifts, [3 + a for a in axes])
 
     def _noisy(self, x: Tensor, n: int) -> Tensor:
         if not self.regime.noise:
             return x
         generator = torch.Generator(x.device).manual_seed(seed_of(self.seed, 3, self.progress.step))
         noise = torch.randn(n, *x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)[self.group.share(n)]
-        std = torch.tensor(self.surrogate.normalization.std, dtype=x.dtype).to(x.device)
+        std = torch.tensor(self.surrogate.normalization.std * self.regime.window, dtype=x.dtype).to(x.device)  # frame by frame
         return x + self.regime.noise * std.reshape(-1, *[1] * (x.ndim - 2)) * noise
 
     def _look(self) -> None:
@@ -202,19 +202,19 @@ class Run:
         self.pending.clear()
 
     def _validate(self) -> float | None:
-        """Relative L2 error over validation chains as long as the regime's, fields divided by their scales."""
+        """Relative L2 error over validation chains as long as the regime's, fields divided by their scales; no frame twice."""
         data = self.prepared.validation
         if data is None:
             return None
         offsets = self.regime.offsets(self.regime.unroll, data.n_times)
-        every = max(1, offsets[-1])
+        every = max(1, offsets[-1] - offsets[self.regime.window - 1])
         count, sums = data.count(offsets, every), torch.zeros(2, dtype=torch.float64, device=self.group.device)
         mine = np.arange(self.group.rank, count, self.group.size)
         parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         self.model.eval()
         with torch.no_grad():
-            for samples, window in data.batches(parts, offsets, every):
-                x, truth = self.prepared.split(window)
+            for samples, example in data.batches(parts, offsets, every):
+                x, truth = self.prepared.split(example)
                 y = predicted_frames(self.surrogate, x, self.prepared.parameters_of(samples, validation=True), self.regime.unroll)
                 scale = self.prepared.scale.reshape(-1, *[1] * (y.ndim - 3))
                 errors = rel_l2((y / scale).flatten(0, 1), (truth / scale).flatten(0, 1), self.prepared.grid, reduction="none")

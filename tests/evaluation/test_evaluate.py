@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+from standing_wave import DT, exact_surrogate, wave, wave_data
 from torch import nn
 
 import opkernels as ok
@@ -72,6 +73,44 @@ def test_batches_do_not_change_the_numbers(errors):
     again = ok.evaluate(heat_surrogate(), heat_data(), RESOLUTIONS, batch_size=2)
     for name in errors:
         np.testing.assert_allclose(again[name], errors[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3, "bundle": 2}, {"bundle": 3, "target": "increment"}], ids=str)
+def test_errors_start_after_the_frames_that_are_given(options):
+    surrogate, u = exact_surrogate(2, training_shape=(8, 6), **options).to(torch.float64), wave((12, 10))
+    w = surrogate.window
+    errors = ok.evaluate(surrogate, wave_data((12, 10)), [(8, 6), (12, 10)], batch_size=3)
+    np.testing.assert_allclose(errors.time, DT * np.arange(1, 10 - w))
+    for predictor in ("model", "upsampled"):
+        assert float(errors.rel_l2.sel(predictor=predictor).max()) < 1e-12
+    assert float(errors.one_step_rel_l2.sel(predictor="model").max()) < 1e-12
+    still = errors.sel(predictor="persistence", resolution="12x10")
+    np.testing.assert_allclose(still.rel_l2, [ok.rel_l2(u[:, w - 1, None], u[:, j, None]) for j in range(w, 9)])
+    np.testing.assert_allclose(still.one_step_rel_l2, [ok.rel_l2(u[:, j - 1, None], u[:, j, None]) for j in range(w, 9)])
+    prediction, truth, _, lead = last_frames(surrogate, wave_data((12, 10)), "12x10", samples=2)
+    np.testing.assert_allclose(prediction, u[:2, -1, None], atol=1e-12)
+    np.testing.assert_allclose(truth, u[:2, -1, None], atol=1e-12)
+    assert lead == pytest.approx(DT * (9 - w))
+
+
+def test_a_window_needs_data_that_reach_beyond_it():
+    surrogate = exact_surrogate(window=9)
+    with pytest.raises(ValueError, match="takes 9 frames 0.3 apart, but the data hold 9 of them, and no truth after; give longer"):
+        ok.evaluate(surrogate, wave_data(), [12])
+    with pytest.raises(ValueError, match="got steps=2; the data hold the truth for 1 to 1"):
+        ok.evaluate(surrogate, wave_data(n_times=10), [12], steps=2)
+
+
+def test_a_window_of_frames_further_apart_than_the_data():
+    data = wave_data(n_times=12)
+    slow = ok.Trajectories.from_arrays({"u": data.read()[:, :, 0].numpy()}, data.domain, times=DT / 2 * np.arange(12))
+    surrogate = exact_surrogate()
+    # Every second stored frame is one of a wave of twice the frequency.
+    c = 2 * math.cos(2 * 2.0 * DT)
+    surrogate.model.weight.data = torch.tensor([[-1.0, c]], dtype=torch.float64)
+    errors = ok.evaluate(surrogate.to(torch.float64), slow, [12])
+    np.testing.assert_allclose(errors.time, DT * np.arange(1, 5))
+    assert float(errors.rel_l2.sel(predictor="model").max()) < 1e-12
 
 
 def test_a_multiple_of_the_data_s_time_step():

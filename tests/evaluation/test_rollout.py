@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+from standing_wave import DT, exact_surrogate, wave, wave_data
 
 from opkernels.evaluation.rollout import long_rollout
 from opkernels.evaluation.tables import rollout_summary
@@ -21,6 +22,17 @@ def test_errors_end_with_the_truth_and_the_run_goes_on():
     assert np.isnan(run.truth[:, 5:]).all()
     assert run.spectrum.attrs["time"] == "t = 4 to 4.5" and run.spectrum_truth.attrs["time"] == "t = 2"
     assert "no run left the range" in rollout_summary(run) and "with a truth for 4" in rollout_summary(run)
+
+
+def test_a_run_starts_after_the_frames_that_are_given():
+    surrogate = exact_surrogate(2, window=3, bundle=2, training_shape=(12, 10)).to(torch.float64)
+    run = long_rollout(surrogate, wave_data((12, 10)), 9, samples=2, keep=1)
+    u = wave((12, 10), n_times=12)
+    np.testing.assert_allclose(run.time, DT * np.arange(10))
+    np.testing.assert_allclose(run.prediction[0, :, 0], u[0, 2:], atol=1e-12)
+    np.testing.assert_allclose(run.truth[0, :7, 0], u[0, 2:9], atol=1e-12)
+    assert np.isnan(run.truth[0, 7:]).all() and float(run.rel_l2[:, 1:7].max()) < 1e-12 and np.isnan(run.rel_l2[:, 7:]).all()
+    assert run.spectrum_truth.attrs["time"] == f"t = {6 * DT:.4g}"
 
 
 def test_spectra_of_the_last_quarter():
