@@ -33,7 +33,7 @@ def run_certify(arguments: argparse.Namespace) -> int:
     report = certify(
         surrogate.model,
         surrogate.domain,
-        len(surrogate.inputs),
+        surrogate.in_channels,
         dtype=torch.float32 if arguments.single else torch.float64,
         tolerance=arguments.tolerance,
         parameters=parameters,
