@@ -5,11 +5,11 @@
 The map (u(0), c, t) -> u(x, y, t) on 25 x 25 points and 13 times up to .6, with wider bumps than the recipe's, by a `UNet` of three levels
 over (x, y, t): the 3-way kernels of arXiv 2304.04964, whose own architecture is not public. Cells:
 
-| cell               | what                                                                                             |
-| ------------------ | ------------------------------------------------------------------------------------------------ |
-| dense              | width 16                                                                                         |
-| cp, tt, sequential | the same with kernels of a tenth of the weights, which leaves an eighth in all; sequential a fifth |
-| narrow             | dense, of no more weights than cp                                                                |
+| cell   | what                                                                               |
+| ------ | ---------------------------------------------------------------------------------- |
+| dense  | width 16                                                                           |
+| cp, tt | the same with kernels of a tenth of the weights, which leaves an eighth of all     |
+| narrow | dense, of no more weights than cp                                                  |
 
 All see the same 160 samples in the same order for equally many steps. Error: relative L2 over space and time on 64 new samples of the
 same distribution, mean over samples; and on the training samples. Learning rates were chosen among 3e-3 and 1e-2, format by format, on
@@ -39,7 +39,6 @@ CELLS = {
     "dense": {},
     "cp": {"factorization": "cp", "rank": 1 / 10},
     "tt": {"factorization": "tt", "rank": 1 / 10},
-    "sequential": {"factorization": "sequential", "rank": 1 / 5},
     "narrow": {"hidden_channels": 5},
 }
 LR = {"cp": 1e-2}  # the others 3e-3
