@@ -16,6 +16,7 @@ from opkernels import Axis, Domain
 from opkernels.evaluation.probes import random_function
 from opkernels.layers import (
     ChannelMLP,
+    CompressedConv,
     DifferentialConv,
     FactorizedAttention,
     FactorizedSpectralConv,
@@ -79,6 +80,7 @@ SPECTRAL = [
     ("LocalNO 1-D", lambda d, i, o: LocalNO(d, i, o, n_modes=(16,), **SMALL), LINE, {}),
 ]
 FINITE_ORDER = [
+    ("CompressedConv", lambda d, i, o: CompressedConv(d, i, o, rank=2, spacing=(0.1, 0.05)), TORUS, {"order": 2}),
     ("DifferentialConv", lambda d, i, o: DifferentialConv(i, o, 2, length=0.1, accuracy=4), TORUS, {"order": 4}),
     (
         "LocalNO with stencils",
