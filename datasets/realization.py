@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from opkernels import solvers
 from opkernels.datasets.arguments import Law, RandomField, function_of
 from opkernels.datasets.expressions import Expression
@@ -19,7 +21,6 @@ from opkernels.datasets.recipe import Recipe
 from opkernels.datasets.restriction import default_rule, reaches, restrict
 from opkernels.domains import Grid
 from opkernels.resample import resample
-from torch import Tensor
 
 __all__ = ["constant_fields", "draw_parameters", "restriction_rules", "solve_samples", "solver_error"]
 
@@ -68,7 +69,8 @@ def _inputs(recipe: Recipe, samples: range, grid: Grid) -> _Inputs:
     parameters = {name: torch.from_numpy(values) for name, values in draw_parameters(recipe, samples).items()}
     arguments = {name: _argument(recipe, value, name, samples, parameters, grid) for name, value in recipe.arguments.items()}
     fields: dict[str, Tensor] = {}
-    seeds = {name: recipe.seed if i == 0 else _stream(recipe.seed, name) for i, name in enumerate(recipe.inputs)}
+    own = [i == 0 or getattr(form, "component", None) is not None for i, form in enumerate(recipe.inputs.values())]
+    seeds = {name: recipe.seed if first else _stream(recipe.seed, name) for name, first in zip(recipe.inputs, own, strict=True)}
     for name, form in sorted(recipe.inputs.items(), key=lambda item: _uses(item[1], recipe.inputs)):  # those that use others last
         known = parameters | fields
         field = _field(recipe, form, samples, known, seeds[name], grid)
@@ -112,7 +114,7 @@ def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], 
         return form(**points).expand(shape).clone()
     generator = getattr(solvers, form.name)(recipe.domain, **form.arguments)
     drawn = grid if getattr(generator, "pointwise", False) else recipe.domain.grid(*recipe.resolution)
-    field = generator.sample(len(samples), drawn.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, 0]
+    field = generator.sample(len(samples), drawn.shape, seed=seed, start=samples.start, dtype=torch.float64)[:, form.component or 0]
     field = resample(field, drawn, grid)
     return field if form.transform is None else form.transform(value=field, **points).expand(shape)
 

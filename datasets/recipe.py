@@ -25,6 +25,7 @@ as code.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import keyword
 import math
@@ -329,9 +330,17 @@ def _arguments(value: Mapping, solver, names: list[str], mistakes: Mistakes) -> 
     return {key: mistakes.of(_value, item, f"solver.{key}", names) for key, item in arguments.items()}
 
 
+def _is_vector(value) -> bool:
+    """Return whether a form is a random field of several components, one for each of the solver's fields."""
+    return isinstance(value, Mapping) and getattr(getattr(solvers, str(value.get("name")), None), "vector", False)
+
+
 def _inputs(value, solver, names: list[str], mistakes: Mistakes) -> dict:
     """Return what each field starts from: one form for a solver of one field, else one by name."""
     wanted = (_COEFFICIENT,) if _is_stationary(solver) else solver.fields
+    if _is_vector(value) and all(name.startswith("velocity_") for name in wanted):
+        form = mistakes.of(_value, value, "initial", names)
+        return {name: dataclasses.replace(form, component=i) for i, name in enumerate(wanted)} if form else {}
     by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}
     if not by_name and len(wanted) > 1:
         raise ValueError(f"initial is {value!r}; give one for each of {', '.join(wanted)}")

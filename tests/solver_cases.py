@@ -125,12 +125,14 @@ CASES = {
         moving, (9, 8), (4, 3), ((1.0, 0.3), (0.5, 9.0)),
     ),
     "smoke 2-D": Case(
-        lambda nu, b: SmokeBuoyancy2D(CELLS, viscosity=nu, buoyancy=b, inflow=source, walls=("free_slip", ("no_slip", "free_slip"))),
-        plume, (12, 9), (4, 5), ((0.05, 0.1), (1.0, -0.5)), 0.05,
+        lambda nu, b: SmokeBuoyancy2D(
+            CELLS, viscosity=nu, buoyancy=b, inflow=source, walls=("free_slip", ("no_slip", "free_slip"))
+        ),
+        plume, (12, 9), (4, 5), ((0.05, 0.1), (1.0, -0.5)), 0.1,
     ),
     "smoke 3-D": Case(
         lambda nu, b: SmokeBuoyancy3D(
-            DUCT, viscosity=nu, buoyancy=b, advection="semi_lagrangian", walls=("no_slip", "periodic", "free_slip")
+            DUCT, viscosity=nu, buoyancy=b, advection="semi_lagrangian", splitting="projection", walls=("no_slip", "periodic", "free_slip")
         ),
         plume, (8, 6, 7), (3, 4, 3), ((0.05, 0.1), (1.0, -0.5)), 0.05,
     ),

@@ -7,6 +7,9 @@ import torch
 from helpers import assert_order, band_limited
 
 from opkernels import Domain
+from opkernels.datasets.realization import solve_samples
+from opkernels.datasets.recipe import read_recipe
+from opkernels.datasets.recipe_files import load_data, override
 from opkernels.solvers import NavierStokes2D, NavierStokes3D, RandomVelocity
 from opkernels.solvers.exact import abc_flow
 from opkernels.solvers.tables import METHODS
@@ -186,3 +189,11 @@ def test_random_velocity_is_nested_and_its_samples_stand_alone():
     a, b = (torch.fft.fftn(u, dim=(2, 3, 4), norm="forward")[..., low[:, None, None], low[:, None], low] for u in (few, many))
     assert (a - b).abs().max() < 1e-14 < 1e-3 < b.abs().max()
     assert torch.equal(field.sample(1, (10, 10, 10), seed=1, start=1, dtype=torch.float64), few[1:])
+
+
+def test_a_recipe_starts_from_the_components_of_one_velocity():
+    recipe = override(load_data("isotropic_turbulence"), ["resolution=12", "samples=3", "times=[0, 0.01]", "dtype=float64"])
+    fields = solve_samples(read_recipe(recipe), range(1, 3))
+    u = torch.stack([fields[name][:, 0] for name in NavierStokes3D.fields], dim=1)
+    field = RandomVelocity(TORUS, peak=3.0, energy=2.4, cutoff=29.0)
+    assert torch.equal(u, field.sample(2, (12, 12, 12), seed=0, start=1, dtype=torch.float64))
