@@ -36,6 +36,8 @@ class ParticleTrajectories(Sequence):
         The support, and what a recipe drew for each simulation.
     attributes : dict
         Title, recipe, seed, versions, ...
+    rows : ndarray of int
+        Which simulations of the arrays this dataset, or view, is made of.
 
     Examples
     --------
@@ -57,7 +59,7 @@ class ParticleTrajectories(Sequence):
         self.domain, self.times = domain, store.check_times(times)
         self.arrays, self.parameters, self.attributes = dict(arrays), dict(parameters), dict(attributes or {})
         layout_of(domain, self.times, kinds_of(self.arrays), self.parameters, {})  # refuses shapes that do not belong together
-        self._rows = np.arange(len(self.arrays["position"])) if rows is None else rows
+        self.rows = np.arange(len(self.arrays["position"])) if rows is None else rows
 
     @classmethod
     def from_trajectories(
@@ -102,7 +104,7 @@ class ParticleTrajectories(Sequence):
         return cls(first.particles.domain, np.array(first.times), arrays, {"support": support, **told}, attributes)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __repr__(self) -> str:
         kinds = self.arrays["position"].shape
@@ -120,14 +122,14 @@ class ParticleTrajectories(Sequence):
             return self.select(np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(f"asked for simulation {index}, but there are {len(self)}; they are numbered from 0")
-        return self._trajectory(int(self._rows[index]))
+        return self._trajectory(int(self.rows[index]))
 
     def __iter__(self) -> Iterator[ParticleTrajectory]:
-        return (self._trajectory(int(row)) for row in self._rows)
+        return (self._trajectory(int(row)) for row in self.rows)
 
     def select(self, which: slice | Sequence[int] | np.ndarray) -> ParticleTrajectories:
         """Return a view of some simulations."""
-        rows = self._rows[which]
+        rows = self.rows[which]
         return ParticleTrajectories(self.domain, self.times, self.arrays, self.parameters, self.attributes, rows)
 
     def split(self, train: float | int = 0.8) -> tuple[ParticleTrajectories, ParticleTrajectories]:
@@ -145,20 +147,20 @@ class ParticleTrajectories(Sequence):
         coordinates = {name: (name, values, dict(told)) for name, (values, told) in layout.coordinates.items()}
         coordinates |= {name: ("sample", values) for name, values in layout.parameters.items()}
         variables = {
-            name: (dims, np.stack([self.arrays[name][row] for row in self._rows]), dict(told))
+            name: (dims, np.stack([self.arrays[name][row] for row in self.rows]), dict(told))
             for name, (dims, _, _, told) in layout.variables.items()
         }
         return xarray.Dataset(variables, coordinates, layout.attributes)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a native file, simulation by simulation; the file appears only when it is complete."""
-        blocks = ((at, {name: array[row][None] for name, array in self.arrays.items()}) for at, row in enumerate(self._rows))
+        blocks = ((at, {name: array[row][None] for name, array in self.arrays.items()}) for at, row in enumerate(self.rows))
         store.write_layout(path, self._layout(), blocks)
 
     def _layout(self) -> store.Layout:
-        n = len(self._rows)
+        n = len(self.rows)
         arrays = {name: ((n, *shape[1:]), dtype) for name, (shape, dtype) in kinds_of(self.arrays).items()}
-        parameters = {name: values[self._rows] for name, values in self.parameters.items()}
+        parameters = {name: values[self.rows] for name, values in self.parameters.items()}
         return layout_of(self.domain, self.times, arrays, parameters, self.attributes)
 
     def _trajectory(self, row: int) -> ParticleTrajectory:
