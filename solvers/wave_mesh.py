@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ def _kinds(mesh, walls: str | Mapping[str, str]) -> dict[str, np.ndarray]:
 
 def _assemble(skfem, mesh, parameters: tuple, facets: dict[str, np.ndarray]) -> tuple[_Matrices, float]:
     basis = skfem.Basis(mesh, skfem.ElementTriP1())
-    values: list[Callable[..., np.ndarray]] = [p if callable(p) else lambda x, y, p=p: np.full_like(x, p) for p in parameters]
+    values: list[Any] = [p if callable(p) else lambda x, y, p=p: np.full_like(x, p) for p in parameters]
     c, rho, gamma = (np.asarray(value(*np.asarray(basis.global_coordinates()))) for value in values)
     for name, field, good in (("speed", c, c > 0), ("density", rho, rho > 0), ("damping", gamma, gamma >= 0)):
         if not (good & np.isfinite(field)).all():
