@@ -12,12 +12,12 @@ Run: python benchmarks/darcy_fno.py --data FOLDER [--seeds 3] [--epochs 20] [--p
 
 import argparse
 import json
-import resource
 import sys
 import warnings
 from pathlib import Path
 
 import torch
+from measuring import cpu
 
 import opkernels as ok
 from opkernels.datasets.formats.neuralop import read_darcy
@@ -25,11 +25,6 @@ from opkernels.models import FNO
 
 RESULTS = Path(__file__).parent / "results" / "darcy_fno.json"
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 32, 8e-3, 1e-4
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def reals(model: torch.nn.Module) -> int:

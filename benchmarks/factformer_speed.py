@@ -14,10 +14,11 @@ Run: python benchmarks/factformer_speed.py [2d|3d]     (writes benchmarks/result
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+
+from measuring import cpu, peak_memory
 
 WIDTH, HEADS, HEAD_DIM = 128, 8, 64
 CASES = {"2d": ((128, 128), 2), "3d": ((32, 32, 32), 3)}  # grid, kernel multiplier
@@ -83,11 +84,6 @@ def contender(name: str, case: str):
 NAMES = ("published", "opkernels, same weights", "opkernels, heads of C/H")
 
 
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def forward(function, x):
     import torch
 
@@ -126,8 +122,6 @@ def measure(case: str, rounds: int) -> dict:
 
 def memory(case: str) -> dict:
     """Return the peaks of live bytes, forward and forward + backward, of every contender."""
-    from torch.profiler import ProfilerActivity, profile
-
     peaks: dict = {}
     for name in NAMES:
         module, function, x = contender(name, case)
@@ -135,14 +129,7 @@ def memory(case: str) -> dict:
         module.zero_grad()
         x.grad = None
         for kind, run in (("forward", lambda f=function, x=x: forward(f, x)), ("both", lambda m=module, f=function, x=x: both(m, f, x))):
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-                run()
-            events = sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]")
-            live = peak = 0
-            for _, size in events:
-                live += size
-                peak = max(peak, live)
-            peaks.setdefault(name, {})[kind] = peak / 1e6
+            peaks.setdefault(name, {})[kind] = peak_memory(run) / 1e6
     return peaks
 
 

@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measuring import cpu
+
 BATCH, WIDTH, MODES, LAYERS = 8, 32, 16, 4
 RESULTS = Path(__file__).parent / "results" / "fno_speed.json"
 QUIET = {
@@ -26,11 +28,6 @@ QUIET = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best(step, rounds: int) -> float:

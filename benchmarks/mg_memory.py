@@ -16,10 +16,11 @@ Run: python benchmarks/mg_memory.py     (writes benchmarks/results/mg_memory.jso
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+
+from measuring import cpu, peak_memory
 
 SIZE, WIDTH, MODES, LAYERS, PADDING = 256, 32, 32, 4, 1 / 16
 CONTENDERS = ("whole", "levels 1", "levels 2", "levels 2 in one batch")
@@ -69,27 +70,6 @@ def process_peak(step) -> int:
     return high_water() - before
 
 
-def tensor_peak(step) -> int:
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        step()
-    events = sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]")
-    live = peak = 0
-    for _, size in events:
-        live += size
-        peak = max(peak, live)
-    return peak
-
-
-def cpu(step) -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    start = usage.ru_utime + usage.ru_stime
-    step()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime - start
-
-
 def measure(name: str) -> dict:
     """Return megabytes and seconds of a prediction and of a training step."""
     import torch
@@ -110,8 +90,12 @@ def measure(name: str) -> dict:
     for task, step in (("predict", predict), ("train", train)):
         module.train(task == "train")
         step()
-        seconds = min(cpu(step) for _ in range(2))
-        row[task] = {"tensors MB": tensor_peak(step) / 1e6, "process MB": process_peak(step) / 1e6, "seconds": seconds}
+        times = []
+        for _ in range(2):
+            start = cpu()
+            step()
+            times.append(cpu() - start)
+        row[task] = {"tensors MB": peak_memory(step) / 1e6, "process MB": process_peak(step) / 1e6, "seconds": min(times)}
     return row
 
 

@@ -9,18 +9,14 @@ Run: python benchmarks/neighbors.py
 
 import json
 import os
-import resource
 import subprocess
 import sys
+
+from measuring import cpu
 
 NEIGHBORS = {1: 17, 2: 49, 3: 51}
 METHODS = ("pairs only", "tree", "cells float64", "cells float32", "reuse float32", "within float32")
 CASES = ((1, 10_000), (2, 2_000), (2, 10_000), (2, 100_000), (3, 10_000), (3, 100_000))
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def cloud(d: int, n: int):

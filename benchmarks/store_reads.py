@@ -7,22 +7,17 @@ Ratios of CPU time (user + system) in one process, page cache warm, rounds of al
 """
 
 import random
-import resource
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray
+from measuring import cpu
 
 from opkernels import Domain, Trajectories, open_trajectories
 
 BATCH, ROUNDS = 32, 40
-
-
-def cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def readers(folder: Path, n: int, channels: int, samples: int, steps: int) -> dict:

@@ -16,11 +16,11 @@ Break-even is the number of trajectories after which the surrogate has paid for 
 import itertools
 import json
 import math
-import resource
 import sys
 from pathlib import Path
 
 import torch
+from measuring import cpu
 
 import opkernels as ok
 from opkernels.solvers import GaussianRandomField, NavierStokes2D
@@ -28,11 +28,6 @@ from opkernels.training import Options
 
 STEPS, DT, BATCH, SHAPE, SAMPLES = 8, 0.25, 16, (32, 32), 48
 DOMAIN = ok.Domain.periodic(2 * math.pi, 2 * math.pi)
-
-
-def cpu():
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def cost(run):

@@ -12,10 +12,11 @@ Run: python benchmarks/tfno_contraction.py     (writes benchmarks/results/tfno_c
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+
+from measuring import cpu
 
 WIDTH, MODES, BATCH = 32, (32, 32), 2
 RANKS = (0.05, 0.42)
@@ -26,11 +27,6 @@ QUIET = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best(step, rounds: int = 8, repeats: int = 20) -> float:
@@ -82,7 +78,7 @@ def contender(name: str, rank: float) -> dict:
     def train() -> None:
         forward().backward(gradient)
 
-    result = {"train": best(train)}
+    result: dict = {"train": best(train)}
     weight.eval()
     with torch.no_grad():
         result["infer"] = best(forward)
