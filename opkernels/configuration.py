@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 
-__all__ = ["bounded", "build", "is_plain", "override", "read_yaml", "refuse", "show"]
+__all__ = ["bounded", "build", "describes_particles", "is_plain", "override", "read_yaml", "refuse", "show"]
 
 _DEPTH = 12  # of lists in lists in a free mapping: deeper is a mistake, or an alias of itself
 
@@ -64,6 +64,17 @@ def read_yaml(path: Path, kind: type) -> dict:
     if not isinstance(raw, dict):
         raise ValueError(f"{path} holds a {type(raw).__name__}; a configuration has the sections {', '.join(_names(kind))}")
     return raw
+
+
+def describes_particles(path: Path) -> bool:
+    """Return whether a configuration is one of particles: those name a flow, or a file alone as data."""
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError):
+        return False  # its own reader will say what is wrong
+    return isinstance(raw, Mapping) and ("flow" in raw or isinstance(raw.get("data"), str))
 
 
 def override(raw: dict, assignment: str, mistakes: list[str]) -> dict:

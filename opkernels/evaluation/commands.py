@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opkernels.configuration import describes_particles
 from opkernels.evaluation.report import by
 from opkernels.storage import write_atomically, write_text
 
@@ -73,6 +74,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_rollout(arguments: argparse.Namespace) -> None:
     """Run ``opkernels rollout RUN``: ``arguments`` has run, steps, resolution, data, part, samples, output, config."""
+    if describes_particles(Path(arguments.run) / "config.yaml"):
+        from opkernels.evaluation import particle_rollout
+
+        particle_rollout.run(Path(arguments.run), arguments)
+        return
     from opkernels.evaluation.animation import animate
     from opkernels.evaluation.plots import plot_spectra, save_figure
     from opkernels.evaluation.rollout import long_rollout
@@ -111,6 +117,8 @@ def _load(folder: Path, config: str | None) -> list[tuple[Surrogate, Config]]:
     """Load the surrogate of a run folder, or those of its seeds."""
     from opkernels.training.build import load_run
 
+    if describes_particles(folder / "config.yaml"):
+        raise ValueError(f"{folder} holds a learned particle simulation; look at it with opkernels rollout {folder}")
     named = (path for path in folder.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal())
     seeds = sorted(named, key=lambda path: int(path.name.removeprefix("seed-")))
     return [load_run(path, config) for path in (seeds or [folder])]

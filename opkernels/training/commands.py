@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from opkernels.configuration import describes_particles
 from opkernels.storage import write_text
 from opkernels.training.checkpoint import LAST
 from opkernels.training.config import Config, read_config
@@ -27,6 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
         source, resume = source / "config.yaml", True
     elif not source.exists():
         raise ValueError(f"there is no configuration {source}; check the name")
+    if describes_particles(source):
+        from opkernels.training import particle_runs
+
+        particle_runs.run(source, arguments, resume)
+        return
     config = read_config(source, arguments.overrides)
     if resume and source.name == "config.yaml" and Path(arguments.config).is_dir() and "." in config.model.name:
         raise ValueError(

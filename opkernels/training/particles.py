@@ -19,18 +19,23 @@ References: Winchenbach and Thuerey, ICLR 2024, arXiv 2403.16680; Sanchez-Gonzal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from opkernels.configuration import bounded
 from opkernels.domains import Domain
 from opkernels.models.sfbc import SFBC
 from opkernels.neighbors import VerletList
 from opkernels.particles import ParticleSet
 from opkernels.solvers.sph import ParticleTrajectory
+from opkernels.storage import read_tensors, write_tensors
 
 __all__ = ["ParticleOptions", "ParticleStepper", "fit_particles", "frame_velocities", "random_isometry"]
+
+_EVERY = 100  # updates between checkpoints
 
 
 class ParticleStepper(nn.Module):
@@ -47,7 +52,9 @@ class ParticleStepper(nn.Module):
     gravity : sequence of float
         Known acceleration, applied as it is.
     boundary : ParticleSet, optional
-        Wall particles, at rest.
+        Wall particles, which stay where they are.
+    boundary_velocities : Tensor, (M, d), optional
+        Velocities at which walls slide along themselves; zero by default.
     position_gradients : bool
         Whether positions carry gradients; published layers do not.
 
@@ -66,6 +73,7 @@ class ParticleStepper(nn.Module):
         acceleration_scale: float = 1.0,
         gravity: Sequence[float] = (),
         boundary: ParticleSet | None = None,
+        boundary_velocities: Tensor | None = None,
         position_gradients: bool = True,
     ):
         super().__init__()
@@ -79,7 +87,13 @@ class ParticleStepper(nn.Module):
                 f"ParticleStepper got dt={dt}, velocity_scale={velocity_scale}, acceleration_scale={acceleration_scale}, "
                 f"gravity={tuple(gravity)}; give positive scales, and one acceleration for each of {d} axes"
             )
+        if boundary is not None and boundary_velocities is not None and boundary_velocities.shape != boundary.positions.shape:
+            raise ValueError(
+                f"ParticleStepper got boundary_velocities of shape {tuple(boundary_velocities.shape)} for {len(boundary)} wall particles; "
+                f"expected ({len(boundary)}, {d})"
+            )
         self.model, self.dt, self.boundary, self.position_gradients = model, float(dt), boundary, position_gradients
+        self.boundary_velocities = boundary_velocities
         self.velocity_scale, self.acceleration_scale = float(velocity_scale), float(acceleration_scale)
         self.gravity = tuple(float(g) for g in gravity) or (0.0,) * d
 
@@ -91,6 +105,7 @@ class ParticleStepper(nn.Module):
         *,
         gravity: Sequence[float] = (),
         boundary: ParticleSet | None = None,
+        boundary_velocities: Tensor | None = None,
         position_gradients: bool = True,
     ) -> ParticleStepper:
         """Build with the interval and the root mean squares of velocities and their changes of `frame_velocities`."""
@@ -98,8 +113,16 @@ class ParticleStepper(nn.Module):
         v = torch.stack([t.velocities.square().mean() for t in trajectories]).mean().sqrt()
         g = torch.tensor(tuple(gravity) or (0.0,) * model.domain.ndim, dtype=v.dtype)
         a = torch.stack([(t.velocities.diff(dim=0) / dt - g).square().mean() for t in trajectories]).mean().sqrt()
-        scales = {"velocity_scale": float(v), "acceleration_scale": float(a)}
-        return cls(model, dt=dt, gravity=gravity, boundary=boundary, position_gradients=position_gradients, **scales)
+        return cls(
+            model,
+            dt=dt,
+            velocity_scale=float(v),
+            acceleration_scale=float(a),
+            gravity=gravity,
+            boundary=boundary,
+            boundary_velocities=boundary_velocities,
+            position_gradients=position_gradients,
+        )
 
     def forward(
         self, particles: ParticleSet, velocities: Tensor, lists: VerletList | None = None, turn: Tensor | None = None
@@ -131,15 +154,17 @@ class ParticleStepper(nn.Module):
         if self.boundary is None:
             return {}
         wall, x = self.boundary, self.boundary.positions.to(particles.positions)
-        x = x if turn is None else _turned(x, turn, particles.domain)
+        v = torch.zeros_like(x) if self.boundary_velocities is None else self.boundary_velocities.to(x) / self.velocity_scale
+        if turn is not None:
+            x, v = _turned(x, turn, particles.domain), v @ turn.to(v).T
         batch = None
         if particles.batch is not None:
             n = particles.n_batches
             batch = torch.arange(n, device=x.device).repeat_interleave(len(x))
-            x = x.repeat(n, 1)
+            x, v = x.repeat(n, 1), v.repeat(n, 1)
         masses = wall.masses.to(x).repeat(len(x) // len(wall))
         wall = ParticleSet(x, masses, particles.support, particles.domain, batch)
-        return {"boundary": wall, "boundary_features": torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x)], 1)}
+        return {"boundary": wall, "boundary_features": torch.cat([torch.ones_like(x[:, :1]), v], 1)}
 
     def rollout(self, particles: ParticleSet, velocities: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
         """Return positions and velocities (n_steps + 1, N, d) from a start, without gradients."""
@@ -209,14 +234,14 @@ class ParticleOptions:
     seed : int
     """
 
-    steps: int = 1000
-    batch_size: int = 2
-    unroll: int = 3
-    lr: float = 2e-3
-    noise: float = 0.0
+    steps: int = bounded(1000, at_least=1)
+    batch_size: int = bounded(2, at_least=1)
+    unroll: int = bounded(3, at_least=1)
+    lr: float = bounded(2e-3, above=0)
+    noise: float = bounded(0.0, at_least=0)
     isometries: bool = True
-    gradient_clip: float = 1.0
-    seed: int = 0
+    gradient_clip: float = bounded(1.0, above=0)
+    seed: int = bounded(0, at_least=0)
 
     def __post_init__(self):
         if min(self.steps, self.batch_size, self.unroll) < 1 or not (self.lr > 0 and self.noise >= 0 and self.gradient_clip > 0):
@@ -229,6 +254,7 @@ def fit_particles(
     options: ParticleOptions = ParticleOptions(),  # noqa: B008 frozen
     *,
     on_step: Callable[[int, float], bool | None] | None = None,
+    checkpoint: Path | None = None,
 ) -> list[float]:
     """Train a stepper on windows of trajectories; return the loss of each update.
 
@@ -241,35 +267,79 @@ def fit_particles(
     options : ParticleOptions
     on_step : callable, optional
         ``on_step(update, loss)`` after each update; a true answer ends the training.
+    checkpoint : path, optional
+        A file written every 100 updates and after the last one. If it is there already, training goes on from it, bit by
+        bit what it would have become.
 
     Raises
     ------
     ValueError
-        If the frames are not equally spaced in time, too few for a window, or a loss is not finite.
+        If the checkpoint is of another training, the frames are not equally spaced in time, too few for a window, or a loss is not finite.
     """
     dt = _interval(trajectories)
     if abs(dt - stepper.dt) > 1e-6 * dt:
         raise ValueError(f"fit_particles got frames {dt:g} apart for a step of {stepper.dt:g}; give frames at the model's interval")
     if min(len(t) for t in trajectories) <= options.unroll:
         raise ValueError(f"fit_particles got {min(map(len, trajectories))} frames for unroll={options.unroll}; give longer trajectories")
-    generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.Adam(stepper.parameters(), lr=options.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps, eta_min=options.lr / 100)
-    losses = []
-    for update in range(options.steps):
+    training = _Training(stepper, options)
+    if checkpoint is not None and checkpoint.exists():
+        training.restore(checkpoint)
+    for update in range(len(training.losses), options.steps):
         n = 1 + update * options.unroll // options.steps
-        loss = _window_loss(stepper, trajectories, n, options, generator)
+        loss = _window_loss(stepper, trajectories, n, options, training.generator)
         if not bool(torch.isfinite(loss)):
             raise ValueError(f"fit_particles met a loss that is not finite at update {update}; lower lr or unroll")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(stepper.parameters(), options.gradient_clip)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        if on_step is not None and on_step(update, losses[-1]):
+        training.step(loss)
+        if checkpoint is not None and ((update + 1) % _EVERY == 0 or update + 1 == options.steps):
+            training.keep(checkpoint)
+        if on_step is not None and on_step(update, training.losses[-1]):
             break
-    return losses
+    return training.losses
+
+
+class _Training:
+    """The state of a training: weights, Adam's moments, the schedule, the random numbers, the losses so far."""
+
+    def __init__(self, stepper: ParticleStepper, options: ParticleOptions):
+        self.stepper, self.options = stepper, options
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.optimizer = torch.optim.Adam(stepper.parameters(), lr=options.lr)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, options.steps, eta_min=options.lr / 100)
+        self.losses: list[float] = []
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.stepper.parameters(), self.options.gradient_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.losses.append(loss.item())
+
+    def keep(self, path: Path) -> None:
+        state = self.optimizer.state_dict()
+        tensors = {f"model.{name}": value for name, value in self.stepper.state_dict().items()}
+        tensors |= {f"adam.{i}.{name}": value for i, moments in state["state"].items() for name, value in moments.items()}
+        tensors |= {"generator": self.generator.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        header = {"options": asdict(self.options), "groups": state["param_groups"], "schedule": self.schedule.state_dict()}
+        write_tensors(path, tensors, header)
+
+    def restore(self, path: Path) -> None:
+        tensors, header = read_tensors(path)
+        own = self.stepper.state_dict()
+        saved = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+        same = {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in saved.items()}
+        if header.get("options") != asdict(self.options) or not same:
+            raise ValueError(f"{path} belongs to another training; take the same configuration, or choose another folder")
+        self.stepper.load_state_dict(saved)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, i, moment = name.split(".", 2)
+                moments.setdefault(int(i), {})[moment] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": header["groups"]})
+        self.schedule.load_state_dict(header["schedule"])
+        self.generator.set_state(tensors["generator"])
+        self.losses = tensors["losses"].tolist()
 
 
 def _interval(trajectories: Sequence[ParticleTrajectory]) -> float:
