@@ -13,7 +13,8 @@ in its own process on one thread, with an allocator that returns freed memory to
 
 Gradients are among the tensors of a training step; an optimizer's moments (twice the weights for Adam) come on top.
 
-Run: python benchmarks/compressed_memory.py     (writes benchmarks/results/compressed_memory.json; a minute or two)
+Run: python benchmarks/compressed_memory.py     (a minute or two; every contender is written to benchmarks/results/compressed_memory.json
+at once and not measured again: remove the file for a new run; shares are of dense)
 """
 
 import json
@@ -26,11 +27,10 @@ from pathlib import Path
 SHAPE, WIDTH, LEVELS = (32, 32, 16), 32, 3
 CONTENDERS = {
     "dense": {},
-    "cp": {"factorization": "cp", "rank": 0.1},
     "cp, recomputed": {"factorization": "cp", "rank": 0.1, "recompute": True},
-    "tt": {"factorization": "tt", "rank": 0.1},
     "tt, recomputed": {"factorization": "tt", "rank": 0.1, "recompute": True},
-    "sequential, recomputed": {"factorization": "sequential", "rank": 0.1, "recompute": True},
+    "cp": {"factorization": "cp", "rank": 0.1},
+    "tt": {"factorization": "tt", "rank": 0.1},
     "pairwise": {"factorization": "pairwise"},
 }
 RESULTS = Path(__file__).parent / "results" / "compressed_memory.json"
@@ -97,16 +97,18 @@ def measure(name: str) -> dict:
 
 
 def main() -> dict:
-    rows = {}
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in CONTENDERS:
-        answer = subprocess.run([sys.executable, __file__, name], env=os.environ | RETURNING, capture_output=True, text=True)
-        if answer.returncode:
-            raise SystemExit(answer.stderr)
-        rows[name] = json.loads(answer.stdout.splitlines()[-1])
+        if name not in rows:
+            answer = subprocess.run([sys.executable, __file__, name], env=os.environ | RETURNING, capture_output=True, text=True)
+            if answer.returncode:
+                raise SystemExit(answer.stderr)
+            rows[name] = json.loads(answer.stdout.splitlines()[-1])
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
         for task, row in rows[name].items():
-            row["of dense"] = {key: row[key] / rows["dense"][task][key] for key in row}
-            shares = ", ".join(f"{key} {row[key]:.3g} ({share:.2f})" for key, share in row["of dense"].items())
-            print(f"{name:22} {task:8} {shares}", flush=True)
+            shares = ", ".join(f"{key} {row[key]:.3g} ({row[key] / value:.2f})" for key, value in rows["dense"][task].items())
+            print(f"{name:16} {task:8} {shares}", flush=True)
     return rows
 
 
@@ -114,6 +116,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         print(json.dumps(measure(sys.argv[1])))
     else:
-        result = main()
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        main()
