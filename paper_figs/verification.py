@@ -7,7 +7,7 @@
 
 Exact solutions where there are any (`opkernels.solvers.exact`), else a run with many more steps.
 
-Run: python paper_figs/verification.py     (under half a CPU minute; writes docs/images/verification_*.png and verification.json)
+Run: python paper_figs/verification.py     (about half a CPU minute; writes docs/images/verification_*.png and verification.json)
 """
 
 import json
@@ -72,8 +72,12 @@ def reaction_studies():
     x = domain.grid(24, 24).coordinates(dtype=torch.float64) - 0.25
     spot = 0.3 * torch.exp(-160 * (x**2).sum(0))
     steps = [30, 60, 120, 240, 480]
+    spot = torch.stack([1 - spot, spot])[None]
     gray = [GrayScott(domain, feed=0.03, kill=0.062, method=m) for m in ("IFRK4", "ETDRK4")]
-    found = {"Gray-Scott, a spot": against_many_steps(gray, torch.stack([1 - spot, spot])[None], 15.0, steps, 1920)}
+    found = {"Gray-Scott, a spot": against_many_steps(gray, spot, 15.0, steps, 1920)}
+    implicit = [GrayScott(domain, feed=0.03, kill=0.062, method=m) for m in ("DC3", "DC4", "ETDRK4")]
+    corrected = against_many_steps(implicit, spot, 15.0, [30, 42, 60, 85, 120], 480)
+    found["Gray-Scott, deferred correction"] = {method: corrected[method] for method in ("DC3", "DC4")}
     line = Domain.periodic(22.0)
     (x,) = line.grid(64).coordinates(dtype=torch.float64)
     u0 = torch.cos(2 * math.pi * x / 22) * (1 + torch.sin(2 * math.pi * x / 22))
@@ -170,7 +174,7 @@ def frame(axes, title, xlabel, ylabel):
 
 def guide(axes, x, y, order):
     """Draw a dotted line of the given order below the last curve."""
-    style = {1: (0, (5, 2)), 2: (0, (1, 1.5)), 4: (0, (1, 1.5))}[order]
+    style = (0, (5, 2)) if order in (1, 3) else (0, (1, 1.5))
     axes.plot(x, [y * (x[0] / v) ** order for v in x], linestyle=style, color="#888888", linewidth=1.3, label=f"order {order}")
 
 
@@ -199,6 +203,8 @@ def draw_orders(studies, file, *, xlabel, semilog=(), columns, orders=None):
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=8, frameon=False, loc="upper right" if title in semilog else "lower left")
+    for axes in panels.flat[len(studies) :]:
+        axes.set_visible(False)
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
@@ -222,8 +228,8 @@ def draw_conservation(studies, file):
 def main():
     torch.set_num_threads(1)
     time, space, kept = time_studies(), space_studies(), conservation()
-    four = {title: (4,) for title in time}
-    draw_orders(time, IMAGES / "verification_time.png", xlabel="steps", columns=3, orders=four)
+    four = {title: (3, 4) if "correction" in title else (4,) for title in time}
+    draw_orders(time, IMAGES / "verification_time.png", xlabel="steps", columns=4, orders=four)
     two = {"Darcy, smooth coefficient": (2,), "Darcy, two layers and a source": (1, 2), "Waves, standing mode": (2,)}
     draw_orders(space, IMAGES / "verification_space.png", xlabel="points per axis", semilog=("Fourier solvers",), columns=4, orders=two)
     draw_conservation(kept, IMAGES / "verification_conservation.png")
