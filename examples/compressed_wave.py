@@ -2,7 +2,7 @@
 
 u_tt = div(c² grad u), u = 0 on the walls, u(0) = bumps, u_t(0) = 0, with a speed c of its own for every sample. A `UNet` over space and
 time (x, y, t) maps (u(0), c, t) to u: once with dense 3-way kernels, once with sums of products of one-way filters (inspired by
-arXiv:2304.04964), each with the better learning rate of two. Prints the weights of both and their errors on new waves.
+arXiv:2304.04964). Prints the weights of both and their errors on eight waves, by which each learning rate was chosen too.
 """
 
 import torch

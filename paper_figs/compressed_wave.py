@@ -12,7 +12,7 @@ over (x, y, t): the 3-way kernels of arXiv 2304.04964, whose own architecture is
 | narrow | dense, of no more weights than cp                                                  |
 
 All see the same 160 samples in the same order for equally many steps. Error: relative L2 over space and time on 64 new samples of the
-same distribution, mean over samples; and on the training samples. Learning rates were chosen among 3e-3 and 1e-2, format by format, on
+same distribution, mean over samples; and on the training samples. Learning rates were chosen among 3e-3 and 1e-2 (cp: 2e-2 too), on
 the few, short waves of examples/compressed_wave.py: Adam's steps are as long for filters, whose entries are of size .4, as for dense
 kernels, whose entries are of size .03. Each finished cell is written to compressed_wave.json at once and skipped on restart;
 compressed_wave.png shows what there is. A cell takes a minute or so.
