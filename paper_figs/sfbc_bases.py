@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from opkernels.datasets.particle_flows import PARTICLE_FLOWS, particle_flow
+from opkernels.datasets.particle_flows import particle_flow
 from opkernels.evaluation.particles import compare_particles
 from opkernels.models import SFBC
 from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities
@@ -37,6 +37,7 @@ TRAIN, TEST, FRAMES = range(8), range(100, 104), 65
 
 
 UPDATES = {"compressible": 2000, "weakly_compressible": 400, "incompressible": 1000}
+RATES = {"compressible": 3e-3, "weakly_compressible": 1e-3, "incompressible": 2e-3}  # of examples/configs/sfbc_*.yaml
 
 
 @functools.cache
@@ -49,11 +50,11 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def train(flows, seed: int, updates: int, basis: str, position_gradients: bool = True):
+def train(flows, seed: int, updates: int, lr: float, basis: str, position_gradients: bool = True):
     torch.manual_seed(seed)
     model = SFBC(flows[0].particles.domain, 1 + flows[0].particles.ndim, flows[0].particles.ndim, hidden_channels=(16, 32, 32), basis=basis)
     stepper = ParticleStepper.from_frames(model, flows, position_gradients=position_gradients)
-    options = ParticleOptions(steps=updates, unroll=3, lr=3e-3, noise=0.003, seed=seed)
+    options = ParticleOptions(steps=updates, unroll=3, lr=lr, noise=0.003, seed=seed)
     return stepper, fit_particles(stepper, flows, options)
 
 
@@ -86,11 +87,12 @@ def still(flow) -> dict:
 def cell(case: str, variant: str, seed: int, updates: int) -> dict:
     flows, tests = flows_of(case, TRAIN), flows_of(case, TEST)
     start = cpu()
-    stepper, losses = train(flows, seed, updates, **VARIANTS[variant])
+    stepper, losses = train(flows, seed, updates, RATES[case], **VARIANTS[variant])
     seconds = cpu() - start
     free = [still(flow) for flow in tests]
     return {
         "updates": updates,
+        "lr": RATES[case],
         "training CPU seconds": seconds,
         "weights": sum(p.numel() for p in stepper.parameters()),
         "loss": statistics.mean(losses[-50:]),
@@ -103,7 +105,7 @@ def cell(case: str, variant: str, seed: int, updates: int) -> dict:
 def plot(cells: dict) -> None:
     import matplotlib.pyplot as plt
 
-    cases = [case for case in PARTICLE_FLOWS if any(key.startswith(f"{case}/") for key in cells)]
+    cases = [case for case in UPDATES if any(key.startswith(f"{case}/") for key in cells)]
     figure, axes = plt.subplots(2, len(cases), figsize=(4 * len(cases), 6), squeeze=False, layout="constrained", sharex=True)
     for column, case in enumerate(cases):
         for row, (name, title) in enumerate((("mse@64", "position error, 64 steps"), ("density_error", "density error, step 64"))):
@@ -118,7 +120,7 @@ def plot(cells: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", default=list(PARTICLE_FLOWS), choices=list(PARTICLE_FLOWS))
+    parser.add_argument("--cases", nargs="+", default=list(UPDATES), choices=list(UPDATES))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="of the weights; by default such that a cell takes a minute")
