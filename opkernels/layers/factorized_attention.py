@@ -229,9 +229,9 @@ class FactorizedAttention(nn.Module):
         last = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Sequential(nn.Identity(), nn.Linear(n_heads * c, channels, bias=False), nn.GELU(), last)
         if not legacy:
-            self.start_as_convolution()
+            self._start_as_convolution()
 
-    def start_as_convolution(self) -> None:
+    def _start_as_convolution(self) -> None:
         """Let random constants outweigh what depends on the field in queries and keys.
 
         Kernels then start as convolutions with the harmonics of the rotary positions, which keep the spectrum of their input,
@@ -242,8 +242,9 @@ class FactorizedAttention(nn.Module):
                 if isinstance(module, _AxisProjection):
                     last = module.out_ffn.get_submodule("fn.net.3")
                     assert isinstance(last, nn.Linear)
-                    last.weight.div_(2)
+                    last.weight.div_(4)
                     last.bias.normal_()
+                    last.keeps_bias = True  # models that start from zero biases leave these
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the block's output without the residual, (B, C, *grid.shape), for x of that shape."""

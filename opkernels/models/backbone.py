@@ -236,13 +236,16 @@ def _start_small(lifting: nn.Module) -> None:
 
 
 def _zero_biases(model: nn.Module) -> None:
-    """Start all biases but those of the parameters at zero.
+    """Start all biases at zero, but those of the parameters and of layers that say ``keeps_bias = True``.
 
     Random ones add constants which, through the blocks, outgrow what depends on x: after 8 layers the output varies by a
     thousandth of its mean, and float32 has three digits less for it. Norms take constants out anyhow; with them, the share of
     x in a random start is what keeps the spectrum narrow (group norm, 4 layers: 1e-9 with random biases, 1e-5 without).
     """
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") and "film" not in name and not name.startswith("embedding"):
-                parameter.zero_()
+        for name, module in model.named_modules():
+            if "film" in name or name == "embedding" or getattr(module, "keeps_bias", False):
+                continue
+            for own, parameter in module.named_parameters(recurse=False):
+                if own.endswith("bias"):
+                    parameter.zero_()

@@ -138,8 +138,6 @@ class FactFormer(Backbone):
             lifting_channel_ratio=0,
             block=Block(fno_skip="identity", channel_mlp_expansion=0, residual=True),
         )
-        for block in blocks:
-            block.start_as_convolution()  # the body has set all biases to zero
         self.window = window
         self.projection = LatentMarch(hidden_channels, round(latent_ratio * hidden_channels), out_channels, n_steps, activation=activation)
 
