@@ -49,6 +49,7 @@ __all__ = [
     "Radial",
     "WindowedFourier",
     "Zernike",
+    "basis_norms",
     "kernel_from",
     "kernel_to",
     "kernel_values",
@@ -446,12 +447,12 @@ def kernel_values(basis: KernelBasis, z: Tensor) -> Tensor:
     """Return phi_k, (K, *), at offsets z (d, *) in units of the radius: L2-normalized, zero outside the unit ball."""
     # what sits on the rim is outside, whichever way its offset was computed and rounded
     inside = z.square().sum(0) < 1 - 32 * torch.finfo(z.dtype).eps
-    norms = _norms(basis, device=z.device, dtype=z.dtype).view(-1, *[1] * (z.ndim - 1))
+    norms = basis_norms(basis, device=z.device, dtype=z.dtype).view(-1, *[1] * (z.ndim - 1))
     return basis.raw(z) * inside / norms
 
 
 @table
-def _norms(basis: KernelBasis, device) -> Tensor:
+def basis_norms(basis: KernelBasis, device) -> Tensor:
     """Square roots of int phi_k^2 before normalization, (K,)."""
     z, weights = _ball(basis, 0.0, device)
     return (basis.raw(z).square() @ weights).sqrt()

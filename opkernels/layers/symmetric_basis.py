@@ -38,7 +38,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from opkernels.layers.kernels import KernelBasis, _norms
+from opkernels.layers.kernels import KernelBasis, basis_norms
 from opkernels.layers.product_kernels import ProductKernel
 from opkernels.neighbors import Neighbors
 from opkernels.particles import ParticleSet
@@ -354,7 +354,7 @@ class SymmetricBasisConv(nn.Module):
 
     def scaled_weight(self, like: Tensor) -> Tensor:
         """Return the weights over the norms of the terms, (O, K I), for kernels before normalization."""
-        norms = _norms(self.kernel, device=like.device, dtype=like.dtype)
+        norms = basis_norms(self.kernel, device=like.device, dtype=like.dtype)
         return (self.weight.to(like.dtype) / norms).transpose(1, 2).flatten(1)
 
     def _check(self, features: Tensor, graph: ParticleGraph, received: Tensor | None) -> None:
