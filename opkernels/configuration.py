@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -32,12 +34,13 @@ def refuse(where: str, mistakes: list[str]) -> None:
         raise ValueError(f"{where} has {many}: {mistakes[0]}" if len(mistakes) == 1 else "\n  ".join([f"{where} has {many}:", *mistakes]))
 
 
-def read_yaml(path: Path, kind: type) -> dict:
-    """Return the mapping in a YAML file that describes a `kind`; only plain data, and no key twice."""
+@functools.cache
+def _loader() -> type:
+    """Return a SafeLoader (plain data only) that refuses a key written twice and reads 1e-3 as a number, as YAML 1.2 does."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """SafeLoader that refuses a key written twice (the later would win in silence)."""
+        pass
 
     def mapping(loader: Loader, node):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -48,13 +51,22 @@ def read_yaml(path: Path, kind: type) -> dict:
         return loader.construct_mapping(node, deep=True)
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def read_yaml(path: Path, kind: type) -> dict:
+    """Return the mapping in a YAML file that describes a `kind`; only plain data, and no key twice."""
+    import yaml
+
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise ValueError(f"cannot read the configuration {path}: {reason}") from error
     try:
-        raw = yaml.load(text, Loader)  # a SafeLoader: plain data only
+        raw = yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -86,7 +98,7 @@ def override(raw: dict, assignment: str, mistakes: list[str]) -> dict:
         mistakes.append(f"{assignment!r}: is not key=value, with dots between the parts of the key")
         return raw
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError):
         mistakes.append(f"{key}: the value {text!r} is not YAML")
         return raw
@@ -201,7 +213,7 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 
 def _scalar(value, kind: type, where: str, bounds: Mapping, mistakes: list[str]):
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-3, without a dot, as a text
+    if kind is float and isinstance(value, str):
         try:
             value = float(value)
         except ValueError:

@@ -329,9 +329,7 @@ def _checked_diffusion(model: T1, out_channels: int, diffusion: float | None) ->
     if diffusion is None:
         return None
     if isinstance(diffusion, bool) or not isinstance(diffusion, (int, float)) or not 0 <= diffusion < math.inf:
-        raise ValueError(
-            f"T1 got diffusion={diffusion!r}; give viscosity times time step, a number of 0 or more (in YAML with a dot, 1.0e-3), or None"
-        )
+        raise ValueError(f"T1 got diffusion={diffusion!r}; give viscosity times time step, a number of 0 or more, or None")
     if model.in_channels != out_channels:
         raise ValueError(
             f"T1 got diffusion={diffusion:g} with {model.in_channels} channels in and {out_channels} out; a state needs as many out as in"

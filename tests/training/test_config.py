@@ -48,6 +48,15 @@ def test_numbers_without_a_dot_and_single_values_for_lists_are_read():
     assert read_config(GOOD | {"model": "UNet"}).model.name == "UNet"
 
 
+@pytest.mark.parametrize("text", ["5e-3", "-2E4", ".5e+1", "3.e-2"])
+def test_a_models_numbers_without_a_dot_are_numbers(tmp_path, text):
+    """YAML 1.1 reads 5e-3 as a text; a model's own arguments have no declared types that could mend it."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"data: {{path: a.nc}}\nmodel: {{name: T1, n_modes: [8], diffusion: {text}}}\n")
+    assert read_config(path).model.arguments["diffusion"] == float(text)
+    assert read_config(path, ["model.diffusion=1e3"]).model.arguments["diffusion"] == 1000.0
+
+
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("True", True), ("no", False)])
 def test_overridden_booleans_are_booleans(text, value):
     assert read_config(GOOD, [f"training.shifts={text}"]).training.shifts is value
