@@ -77,7 +77,9 @@ def _open(config: Config, base: Path) -> Trajectories:
     assert recipe is not None
     path = Path(chosen.path or f"{Path(recipe.recipe).stem}.nc")
     options = {"samples": recipe.samples, "resolution": recipe.resolution, "seed": recipe.seed, "workers": recipe.workers}
-    return open_trajectories(path) if path.exists() else generate(recipe.recipe, path, **options)
+    if not path.exists():
+        generate(recipe.recipe, path, **options)
+    return open_trajectories(path)
 
 
 def build_model(config: Config, data: Trajectories, seed: int, base: Path | str = ".") -> nn.Module:
