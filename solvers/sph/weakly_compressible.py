@@ -41,6 +41,7 @@ from opkernels.solvers.sph.walls import Walls
 __all__ = ["FlowRates", "WeaklyCompressibleSPH2D"]
 
 _AT_SURFACE = 1.6  # -sum_j V_j x_ij . grad W is 2 inside a fluid, 1.2 in a row at its surface and 1.8 in the next
+_ALONE = 1e-9  # the same sum over fluid only, which is 0 for a particle without neighbors in the fluid
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +244,10 @@ class _Run:
         approach = torch.addcmul(vx * dx, vy, dy)
         compression = pairs.sum(weight * approach)
         central = -(i(all_.p) + j(all_.p))
+        if self.walls is not None and self.free_surface:  # water under tension clings to a wall, a drop must not be sucked in
+            wall = pairs.neighbors.col >= len(self.m)
+            alone = -pairs.sum(weight * pairs.r2 * ~wall) < _ALONE
+            central = torch.where(wall & i(alone), central.clamp(max=0), central)
         if solver.alpha:
             strength = solver.rest_density * solver.alpha * self.h * solver.sound_speed
             viscous = approach * strength / (pairs.r2 + 1e-12 * self.particles.support**2)

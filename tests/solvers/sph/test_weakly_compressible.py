@@ -92,6 +92,21 @@ def test_water_stays_at_rest_in_a_tank():
     assert float(y.max()) + spacing / 2 == pytest.approx(0.5, abs=2e-3)
 
 
+@pytest.mark.parametrize("density", [0.95, 1.0])
+def test_a_lone_drop_bounces_off_a_wall(density):
+    """A drop that left its flow under tension is not sucked into a wall; a run restarts while the drop dents the wall."""
+    domain = Domain.box(1.0, 1.0)
+    walls = Walls.of_box(domain, 0.1, 0.3, open_sides=("+y",), no_slip=False)
+    solver = WeaklyCompressibleSPH2D(domain, sound_speed=14.0, walls=walls)
+    drop = ParticleSet(torch.tensor([[0.8, 0.5]], dtype=torch.float64), 0.01, 0.3, domain, densities=torch.tensor([density]).double())
+    run = solver.solve(drop, [0.05 * k for k in range(1, 13)], velocities=torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    assert run.positions[..., 0].max() < 1
+    assert float(run.velocities[-1, 0, 0]) == pytest.approx(-1, abs=5e-3)
+    assert float(run.densities[-1, 0]) == pytest.approx(density, abs=2e-3)  # each output restarts the midpoint rule
+    rest = solver.solve(drop.replace(positions=torch.tensor([[1.03, 0.5]], dtype=torch.float64)), [0.5])
+    assert float(rest.velocities[0, 0, 0]) <= 0
+
+
 @pytest.mark.parametrize(("kernel", "neighbors"), [("wendland2", 6.0), ("wendland4", 6.0)])
 @pytest.mark.parametrize("form", ["physical", "artificial"])
 def test_shear_wave_decays_with_the_viscosity_asked_for(kernel, neighbors, form):
