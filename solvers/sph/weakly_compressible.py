@@ -191,6 +191,7 @@ class _Run:
         self.walls = None if solver.walls is None else solver.walls.for_particles(particles)
         walled = solver.walls is not None and solver.walls.close(solver.domain)
         self.free_surface = not (walled or all(axis.periodic for axis in solver.domain.axes))
+        self.alone: Tensor | None = None  # which particles have no neighbor in the fluid, where that matters
         self._reset()
 
     def _reset(self) -> None:
@@ -244,10 +245,10 @@ class _Run:
         approach = torch.addcmul(vx * dx, vy, dy)
         compression = pairs.sum(weight * approach)
         central = -(i(all_.p) + j(all_.p))
-        if self.walls is not None and self.free_surface:  # water under tension clings to a wall, a drop must not be sucked in
+        if self.walls is not None and self.free_surface:
             wall = pairs.neighbors.col >= len(self.m)
-            alone = -pairs.sum(weight * pairs.r2 * ~wall) < _ALONE
-            central = torch.where(wall & i(alone), central.clamp(max=0), central)
+            self.alone = -pairs.sum((weight * pairs.r2).detach() * ~wall) < _ALONE
+            central = torch.where(wall & i(self.alone), central.clamp(max=0), central)
         if solver.alpha:
             strength = solver.rest_density * solver.alpha * self.h * solver.sound_speed
             viscous = approach * strength / (pairs.r2 + 1e-12 * self.particles.support**2)
@@ -338,7 +339,10 @@ class _Run:
         if rates.shift is not None:
             x = x + dt * rates.shift
         e = -dt * rates.density_rate / middle
-        return ParticleState(x, faster, rho * (2 - e) / (2 + e)), rates
+        rho = rho * (2 - e) / (2 + e)
+        if self.alone is not None:  # a lone drop has no tension: what its density remembers of the flow would draw it into a wall
+            rho = torch.where(self.alone, rho.clamp(min=self.solver.rest_density), rho)
+        return ParticleState(x, faster, rho), rates
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,7 +102,7 @@ def test_a_lone_drop_bounces_off_a_wall(density):
     run = solver.solve(drop, [0.05 * k for k in range(1, 13)], velocities=torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     assert run.positions[..., 0].max() < 1
     assert float(run.velocities[-1, 0, 0]) == pytest.approx(-1, abs=5e-3)
-    assert float(run.densities[-1, 0]) == pytest.approx(density, abs=2e-3)  # each output restarts the midpoint rule
+    assert run.densities.min() >= 1.0 and run.densities.max() < 1 + 1 / 14  # all kinetic energy in compression: v/c
     rest = solver.solve(drop.replace(positions=torch.tensor([[1.03, 0.5]], dtype=torch.float64)), [0.5])
     assert float(rest.velocities[0, 0, 0]) <= 0
 
