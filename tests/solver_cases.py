@@ -21,6 +21,7 @@ from opkernels.solvers import (
     KuramotoSivashinsky,
     NavierStokes2D,
     NavierStokes3D,
+    ScalarTransport2D,
     SmokeBuoyancy2D,
     SmokeBuoyancy3D,
     SpectralWave,
@@ -115,6 +116,10 @@ CASES = {
     "navier-stokes": Case(
         lambda nu, a: NavierStokes2D(SQUARE, viscosity=nu, drag=a, forcing=swirl, mean_flow=(0.5, 0.1)),
         scalar, (18, 20), (5, 6), ((0.05, 0.1), (0.1, 0.2)),
+    ),
+    "passive scalar": Case(
+        lambda nu, d: ScalarTransport2D(NavierStokes2D(SQUARE, viscosity=nu), diffusivity=d, mean_gradient=(0.5, 0.0)),
+        pair, (18, 20), (5, 6), ((0.005, 0.01), (0.01, 0.02)),
     ),
     "navier-stokes 3-D": Case(
         lambda nu, e: NavierStokes3D(CUBE, viscosity=nu, stirring_wavenumber=2.0, stirring_power=e),
