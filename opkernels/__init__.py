@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what r
     from opkernels.neighbors import Neighbors, VerletList, radius_search
     from opkernels.particles import ParticleSet
     from opkernels.resample import resample
+    from opkernels.sphere import Sphere
     from opkernels.surrogate import Surrogate, load, save
     from opkernels.training.loop import fit
 
@@ -32,6 +33,7 @@ _HOME = {
     "Axis": "domains",
     "Domain": "domains",
     "Grid": "domains",
+    "Sphere": "sphere",
     "ParticleSet": "particles",
     "Neighbors": "neighbors",
     "VerletList": "neighbors",

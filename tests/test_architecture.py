@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"domains"}
+GROUND = {"domains", "sphere"}
 BASE = GROUND | {"transforms", "bases", "coefficients", "mode_selection", "spherical", "neighbors", "particles", "resample"}
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
@@ -14,6 +14,7 @@ ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "training", "evaluation"}
 
 ALLOWED = {  # room -> rooms it may import from
     "domains": set(),
+    "sphere": {"domains"},
     "transforms": GROUND,
     "bases": GROUND | {"transforms"},
     "coefficients": GROUND | {"bases"},
@@ -56,6 +57,7 @@ HEAVY = {
     "PIL",
     "safetensors",
     "skfem",
+    "dask",
 }
 
 
