@@ -12,8 +12,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import numpy as np
 
 from opkernels import __version__
 from opkernels.datasets import store
+from opkernels.datasets.executors import Executor, run_on
 from opkernels.datasets.particle_recipe import (
     ParticleRecipe,
     bytes_of_a_simulation,
@@ -41,6 +45,9 @@ from opkernels.storage import read_header, read_tensors, write_tensors, write_te
 __all__ = ["generate"]
 
 _ERROR_TASK = -1  # the task that measures the solver's own error
+_PATIENCE = 60.0  # seconds until a file that another machine has written must show up here
+
+Runner = Callable[[str, dict, Sequence[int]], Iterator[int]]  # (function, job, tasks) -> tasks as they finish
 
 
 def generate(
@@ -51,6 +58,7 @@ def generate(
     resolution: float | tuple[int, ...] | None = None,
     seed: int | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
 ) -> Trajectories | ParticleTrajectories:
     """Solve a recipe and store the dataset.
 
@@ -64,7 +72,10 @@ def generate(
     samples, resolution, seed : optional
         Take the place of those of the recipe; the resolution of particles is their spacing.
     workers : int, optional
-        Processes; one per core by default. The result does not depend on it.
+        Processes of this machine; one per core by default. The result does not depend on it.
+    executor : Executor, optional
+        Takes the place of these processes: a ``dask.distributed.Client``, or anything else with ``submit`` and futures, whose
+        workers share the folder of `path` with this process. See `opkernels.datasets.executors`.
 
     Returns
     -------
@@ -90,9 +101,7 @@ def generate(
     data = load_data(recipe) | {k: _plain(v) for k, v in changes.items() if v is not None}
     kind = _kind_of(data)
     checked = kind.read(data)
-    workers = _usable_cores() if workers is None else workers
-    if not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"generate got workers={workers!r}; give a number of processes, at least 1")
+    run = _runner(workers, executor)
     path = Path(path)
     folder = path.with_name(path.name + ".parts")
     try:
@@ -101,7 +110,7 @@ def generate(
         if not _is_done(path, kind, checked):
             with _locked(folder, path):
                 if not _is_done(path, kind, checked):  # the process that had the lock may have made it
-                    _solve_shards(folder, path, kind, checked, workers)
+                    _solve_shards(folder, path, kind, checked, run)
                     _assemble(folder, path, kind, checked)
                 shutil.rmtree(folder)
     except OSError as error:
@@ -132,6 +141,23 @@ class _Kind:
     solve: Callable[[Any, range], dict]
     bytes_of: Callable[[Any], int]
     write: Callable[[Path, Any, Path, dict], None]
+
+
+def _runner(workers: int | None, executor: Executor | None) -> Runner:
+    """Return what runs tasks: processes of this machine, or the executor."""
+    if executor is not None:
+        if workers is not None:
+            raise ValueError(f"generate got workers={workers!r} and an executor; leave out workers, the executor has its own")
+        if not callable(getattr(executor, "submit", None)):
+            raise ValueError(
+                f"generate got an executor of type {type(executor).__name__} without submit(function, ...); "
+                "give a dask.distributed.Client, or an executor of concurrent.futures"
+            )
+        return partial(run_on, executor)
+    workers = _usable_cores() if workers is None else workers
+    if not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"generate got workers={workers!r}; give a number of processes, at least 1")
+    return partial(run_tasks, workers=workers)
 
 
 def _kind_of(data: Mapping) -> _Kind:
@@ -191,7 +217,7 @@ def _shard_file(folder: Path, shard: int) -> Path:
     return folder / f"{shard:06d}.shard"
 
 
-def _solve_shards(folder: Path, path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe, workers: int) -> None:
+def _solve_shards(folder: Path, path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe, run: Runner) -> None:
     """Make the shards that are not there yet, and measure the solver's own error."""
     from tqdm import tqdm
 
@@ -199,14 +225,15 @@ def _solve_shards(folder: Path, path: Path, kind: _Kind, recipe: Recipe | Partic
     _same_job(folder, path, job)
     for left in folder.glob(".*.tmp"):  # of a process that was killed while writing
         left.unlink()
-    done = [shard for shard in range(len(recipe.shards)) if _is_whole(_shard_file(folder, shard))]
+    done = [shard for shard in range(len(recipe.shards)) if _is_whole(_shard_file(folder, shard), _digest(job))]
     todo = [shard for shard in range(len(recipe.shards)) if shard not in done]
     _require_space(folder, path, kind.bytes_of(recipe), recipe, todo)
     if recipe.checked and not (folder / "error.json").exists():
         todo.insert(0, _ERROR_TASK)
     solved = sum(len(recipe.shards[shard]) for shard in done)
     with tqdm(total=recipe.samples, initial=solved, unit="sample", desc=path.name, disable=None, leave=False) as bar:
-        for shard in run_tasks("datasets.generation:make_shard", job | {"folder": str(folder.resolve())}, todo, workers):
+        for shard in run("datasets.generation:make_shard", job | {"folder": str(folder.resolve())}, todo):
+            _wait_for(folder / "error.json" if shard == _ERROR_TASK else _shard_file(folder, shard))
             bar.update(0 if shard == _ERROR_TASK else len(recipe.shards[shard]))
 
 
@@ -229,13 +256,29 @@ def _same_job(folder: Path, path: Path, job: dict) -> None:
     write_text(note, json.dumps(job))
 
 
-def _is_whole(file: Path) -> bool:
-    """Return whether a shard is there and agrees with its checksum."""
+def _digest(job: dict) -> int:
+    """Return a number by which a shard knows its job: an executor's worker may end one that was given up."""
+    return zlib.crc32(json.dumps([job["recipe"], job["versions"]]).encode())
+
+
+def _is_whole(file: Path, digest: int) -> bool:
+    """Return whether a shard of this job is there and agrees with its checksum."""
     try:
-        read_tensors(file)
+        return read_tensors(file)[1].get("job") == digest
     except ValueError:
         return False
-    return True
+
+
+def _wait_for(file: Path) -> None:
+    """Wait for what a worker has written; file systems of several machines take their time to show it."""
+    deadline = time.monotonic() + _PATIENCE
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"a worker has written {file}, and it is not there; give a path on a file system that this process and "
+                "all workers of the executor share under one name"
+            )
+        time.sleep(min(0.2, _PATIENCE))
 
 
 def _bytes_of_a_sample(recipe: Recipe) -> int:
@@ -257,6 +300,9 @@ def _require_space(folder: Path, path: Path, one: int, recipe: Recipe | Particle
 
 def make_shard(job: dict, shard: int) -> None:
     """Make one shard of a job, or measure the solver's own error; what a worker runs."""
+    if (mine := _versions()) != job["versions"]:
+        told = ", ".join(f"{name} {version} (here {mine[name]})" for name, version in job["versions"].items() if version != mine[name])
+        raise ValueError(f"a worker was asked for {told}; give all workers the same versions, so that they make the same bits")
     kind, folder = _kind_of(job["recipe"]), Path(job["folder"])
     recipe = kind.read(job["recipe"])
     if shard == _ERROR_TASK:
@@ -266,7 +312,7 @@ def make_shard(job: dict, shard: int) -> None:
     tensors = kind.solve(recipe, recipe.shards[shard])
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     try:
-        write_tensors(file, tensors, {"first": recipe.shards[shard].start, "shapes": shapes})
+        write_tensors(file, tensors, {"first": recipe.shards[shard].start, "shapes": shapes, "job": _digest(job)})
     except Exception as error:  # safetensors has a kind of error of its own for a full disk
         if isinstance(error, OSError) or "os error" in str(error):
             told = store.cannot_write(file, error if isinstance(error, OSError) else OSError(str(error)))
@@ -359,5 +405,17 @@ def run(arguments) -> None:
     output = Path(
         arguments.output or f"{Path(arguments.recipe).stem if arguments.recipe.endswith(('.yaml', '.yml')) else arguments.recipe}.nc"
     )
-    data = generate(override(load_data(arguments.recipe), arguments.overrides), output, workers=arguments.workers)
+    with _client(arguments.dask) as executor:
+        data = generate(override(load_data(arguments.recipe), arguments.overrides), output, workers=arguments.workers, executor=executor)
     print(f"{output}: {data}")
+
+
+def _client(address: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Return a client of a dask scheduler, or nothing where no address is given."""
+    if address is None:
+        return contextlib.nullcontext()
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise ValueError('--dask needs an extra: pip install "opkernels[dask]"') from error
+    return Client(address)

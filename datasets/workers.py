@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 
-__all__ = ["run_tasks"]
+__all__ = ["one_thread", "resolve", "run_tasks"]
 
 _MAIN = "from opkernels.datasets.workers import serve; serve({parent})"
 
@@ -44,8 +44,8 @@ def run_tasks(function: str, job: dict, tasks: Sequence[int], workers: int) -> I
         If a worker died, or the function failed in another way.
     """
     if workers == 1 or len(tasks) < 2:
-        with _one_thread():
-            run = _resolve(function)
+        with one_thread():
+            run = resolve(function)
             for task in tasks:
                 run(job, task)
                 yield task
@@ -111,7 +111,7 @@ def serve(parent: int) -> None:
     os.dup2(2, 1)  # what a solver prints is no answer
     torch.set_num_threads(1)
     head = json.loads(sys.stdin.readline())
-    run = _resolve(head["function"])
+    run = resolve(head["function"])
     for line in sys.stdin:
         task = int(line)
         try:
@@ -134,14 +134,15 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _resolve(function: str) -> Callable[[dict, int], None]:
+def resolve(function: str) -> Callable[[dict, int], None]:
+    """Return the function named ``module:function`` under `opkernels`."""
     module, name = function.split(":")
     return getattr(import_module(f"opkernels.{module}"), name)
 
 
 @contextlib.contextmanager
-def _one_thread():
-    """Use one thread of torch, so that the numbers are those of a worker."""
+def one_thread():
+    """Use one thread of torch, so that the numbers are the same in every process."""
     import torch
 
     before = torch.get_num_threads()

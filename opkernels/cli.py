@@ -80,6 +80,7 @@ COMMANDS = (
             OVERRIDES,
             arg("-o", "--output", metavar="FILE", help="where the dataset goes (default: RECIPE.nc in this folder)"),
             arg("--workers", type=int, metavar="N", help="processes (default: one per core)"),
+            arg("--dask", metavar="ADDRESS", help="the workers of this dask scheduler instead, such as tcp://node1:8786"),
             arg("--list", action="store_true", help="list the bundled recipes and stop"),
         ),
         "opkernels generate fno_navier_stokes_1e-3 samples=20 -o ns.nc\n"

@@ -373,7 +373,7 @@ def _alive(process):
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", [0.0, 8.0])  # killed while the workers start, and at work
 def test_a_killed_parent_leaves_no_worker_behind(tmp_path, wait):
-    long = {"recipe": SMALL | {"resolution": [512, 512], "times": [1000.0]}, "folder": str(tmp_path)}
+    long = {"recipe": SMALL | {"resolution": [512, 512], "times": [1000.0]}, "versions": generation._versions(), "folder": str(tmp_path)}
     code = f"from opkernels.datasets.workers import run_tasks\nlist(run_tasks('datasets.generation:make_shard', {long}, [0, 1], 2))"
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
