@@ -2,7 +2,8 @@
 
 Every cell is one model, one dataset and one seed, trained with the same budget (epochs, or CPU time) and evaluated by
 `opkernels.evaluate` at every resolution of the dataset's row. A finished cell is one JSON file in ``run_dir/cells``, so that
-a killed table goes on where it stopped and a new row costs only its own cells.
+a killed table goes on where it stopped and a new row costs only its own cells. A model that refuses a dataset (a domain it is
+not made for, say) leaves its reason in place of numbers, and is asked again by the next call.
 
 With a budget in CPU minutes, the time of a few training steps is measured first and the number of epochs follows; a
 learning-rate schedule then ends where the budget does. What was really spent is in the cell.
@@ -52,7 +53,7 @@ class Row:
     steps : int, optional
         Length of the rollout in frames; by default as long as the data.
     training : dict
-        What this row trains with, over the common section `training`.
+        What this row trains with, over the common section `training`; also its own `seeds`.
     """
 
     data: Data = field(default_factory=Data)
@@ -175,9 +176,13 @@ def transfer_cells(config: TransferConfig) -> Iterator[Cell]:
         If what a row or a model says makes no configuration.
     """
     for dataset, row in config.datasets.items():
-        for seed in config.training.seeds:
+        for seed in _seeds(config, row):
             for model, arguments in config.models.items():
                 yield _cell(config, dataset, row, model, dict(arguments or {}), seed)
+
+
+def _seeds(config: TransferConfig, row: Row) -> tuple[int, ...]:
+    return tuple(row.training.get("seeds", config.training.seeds))
 
 
 def _cell(config: TransferConfig, dataset: str, row: Row, model: str, arguments: dict, seed: int) -> Cell:
@@ -226,7 +231,7 @@ def transfer(
     Raises
     ------
     ValueError
-        If the configuration is wrong, or a cell in the folder was computed with other settings.
+        If the configuration is wrong, no model of it can be trained, or a cell in the folder was computed with other settings.
     """
     from opkernels.datasets.workers import run_tasks
     from opkernels.evaluation.transfer_table import collect, write_tables
@@ -237,7 +242,7 @@ def transfer(
         config = read_transfer_config(config, overrides)
     cells = list(transfer_cells(config))
     folder = Path(config.run_dir)
-    waiting = [i for i, cell in enumerate(cells) if _finished(folder, cell) is None]
+    waiting = [i for i, cell in enumerate(cells) if "errors" not in (_finished(folder, cell) or {})]
     if not quiet and len(waiting) < len(cells):
         print(f"{len(cells) - len(waiting)} of {len(cells)} cells are there already")
     _make_data(cells, base)
@@ -245,8 +250,12 @@ def transfer(
     for done, i in enumerate(run_tasks("evaluation.transfer:run_cell", job, waiting, min(workers, max(len(waiting), 1))), 1):
         if not quiet:
             print(f"[{done}/{len(waiting)}] {_summary(_finished(folder, cells[i]) or {})}", flush=True)
-    names = tuple(config.datasets), tuple(config.models), config.training.seeds
-    table = collect(names, [found for cell in cells if (found := _finished(folder, cell))])
+    seeds = dict.fromkeys(seed for row in config.datasets.values() for seed in _seeds(config, row))
+    names = tuple(config.datasets), tuple(config.models), tuple(seeds)
+    found = [_finished(folder, cell) or {} for cell in cells]
+    if all("refused" in cell for cell in found):
+        raise ValueError("no model of the table can be trained: " + "; ".join(dict.fromkeys(cell["refused"] for cell in found)))
+    table = collect(names, [cell for cell in found if "errors" in cell])
     write_tables(table, folder)
     return table
 
@@ -309,6 +318,8 @@ def compute(cell: Cell, base: Path) -> dict:
     from opkernels.training.commands import train
 
     config, splits = cell.config, open_splits(cell.config, base)
+    if reason := _refusal(cell, splits.train, base):
+        return {"digest": cell.digest, "dataset": cell.dataset, "model": cell.model, "seed": cell.seed, "refused": reason}
     folder = Path(config.run_dir)
     resumed = (folder / LAST).exists()
     epochs = _epochs(cell, splits.train, base, folder if resumed else None)
@@ -329,6 +340,17 @@ def compute(cell: Cell, base: Path) -> dict:
         "seconds_per_sample": _seconds_per_sample(surrogate, splits.train),
         "errors": _errors(cell, surrogate, base),
     }
+
+
+def _refusal(cell: Cell, data: Trajectories, base: Path) -> str | None:
+    """Return why the model cannot be trained on these data, in its own words."""
+    from opkernels.training.build import build_model
+
+    try:
+        _trial(cell, build_model(cell.config, data, cell.seed, base), data.select(slice(0, 1)), 1)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _load(config: Config, data: Trajectories, base: Path) -> Surrogate:
@@ -401,7 +423,7 @@ def _seconds_per_sample(surrogate: Surrogate, data: Trajectories) -> float:
     return sorted(took[1:])[2]
 
 
-def _errors(cell: Cell, surrogate: Surrogate, base: Path) -> dict[str, dict[str, float | None]]:
+def _errors(cell: Cell, surrogate: Surrogate, base: Path) -> dict[str, dict[str, float | str | None]]:
     from opkernels.evaluation.evaluate import evaluate, parse_resolution
 
     found = {}
@@ -409,7 +431,11 @@ def _errors(cell: Cell, surrogate: Surrogate, base: Path) -> dict[str, dict[str,
     for resolution in cell.row.resolutions:
         shape = parse_resolution(resolution, surrogate.domain.ndim)
         data = next((d for d in sources if all(n >= m for n, m in zip(d.shape, shape, strict=True))), sources[-1])
-        found["x".join(map(str, shape))] = _numbers(evaluate(surrogate, data, [shape], steps=cell.row.steps))
+        try:
+            numbers = _numbers(evaluate(surrogate, data, [shape], steps=cell.row.steps))
+        except ValueError as error:
+            numbers = {"refused": str(error)}
+        found["x".join(map(str, shape))] = numbers
     return found
 
 
@@ -443,8 +469,12 @@ def _numbers(errors: xarray.Dataset) -> dict[str, float | None]:
 def _summary(cell: Mapping) -> str:
     from opkernels.evaluation.tables import percent
 
+    who = f"{cell['model']} on {cell['dataset']}, seed {cell['seed']}"
+    if "refused" in cell:
+        return f"{who}: refused, {cell['refused']}"
     first = cell["training_resolution"] if cell["training_resolution"] in cell["errors"] else next(iter(cell["errors"]))
-    error = cell["errors"][first]["rollout"]
+    error = cell["errors"][first].get("rollout")
     shown = "diverged" if error is None else f"{percent(error)} % at {first}"
     spent = "" if cell["cpu_seconds"] is None else f", {cell['cpu_seconds']:.0f} CPU s"
-    return f"{cell['model']} on {cell['dataset']}, seed {cell['seed']}: {shown}, {cell['epochs']} epochs{spent}"
+    refused = "".join(f"; refused at {n}, {values['refused']}" for n, values in cell["errors"].items() if "refused" in values)
+    return f"{who}: {shown}, {cell['epochs']} epochs{spent}{refused}"

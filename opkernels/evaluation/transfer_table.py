@@ -59,7 +59,8 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
             costs[name][at] = np.nan if cell[name] is None else cell[name]
         for resolution, values in cell["errors"].items():
             for name in ERRORS:
-                errors[name][(*at, resolutions.index(resolution))] = np.nan if values[name] is None else values[name]
+                value = values.get(name)
+                errors[name][(*at, resolutions.index(resolution))] = np.nan if value is None else value
     dims = ("dataset", "model", "seed")
     variables = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
     variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}

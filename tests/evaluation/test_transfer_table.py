@@ -69,6 +69,34 @@ def test_finished_cells_are_kept_and_new_rows_cost_their_own(data, tmp_path):
         ok.transfer(config, quiet=True)
 
 
+def test_what_a_model_refuses_leaves_its_reason_and_not_the_table_without_numbers(data, tmp_path, capsys):
+    training = {"epochs": 1, "batch_size": 8, "seeds": [0]}
+    models = {
+        "FNO": {"n_modes": [8], "hidden_channels": 8, "n_layers": 1},
+        "blind": {"name": "FactFormer", "hidden_channels": 8, "n_layers": 1, "bandwidth": 8},  # more than 16 samples resolve
+        "sharp": {"name": "FactFormer", "hidden_channels": 8, "n_layers": 1, "bandwidth": 7},  # resolved by 16, not by 8
+    }
+    config = table_of(data, tmp_path / "table", models=models, training=training)
+    config["datasets"]["wave"]["resolutions"] = [8, 16]
+    table = ok.transfer(config)
+    assert np.isfinite(table.rollout.sel(model="FNO")).all() and np.isnan(table.rollout.sel(model="blind")).all()
+    np.testing.assert_array_equal(np.isfinite(table.rollout.sel(model="sharp").values), [[[False, True]]])
+    told = capsys.readouterr().out
+    assert "blind on wave, seed 0: refused, got 16 samples" in told and "refused at 8, got 8 samples" in told
+    assert "blind" not in markdown(table) and "| sharp | - | " in markdown(table)
+    models = {"blind": models["blind"]}
+    with pytest.raises(ValueError, match="no model of the table can be trained: got 16 samples"):
+        ok.transfer(table_of(data, tmp_path / "none", models=models, training=training), quiet=True)
+
+
+def test_a_row_has_its_own_seeds(data, tmp_path):
+    config = table_of(data, tmp_path)
+    config["datasets"]["wave again"] = config["datasets"]["wave"] | {"training": {"seeds": [1]}}
+    cells = [(cell.dataset, cell.model, cell.seed) for cell in transfer_cells(read_transfer_config(config))]
+    assert [c for c in cells if c[0] == "wave again"] == [("wave again", "FNO", 1), ("wave again", "wide", 1)]
+    assert len(cells) == 6
+
+
 def test_two_workers_give_the_numbers_of_one(data, tmp_path):
     one = ok.transfer(table_of(data, tmp_path / "one"), quiet=True)
     two = ok.transfer(table_of(data, tmp_path / "two"), workers=2, quiet=True)
