@@ -1,4 +1,6 @@
-"""Files of the SFBC data, made up in their layouts: what is read, what is refused, damaged ones."""
+"""Files of the SFBC data, made up in their layouts: what is read, what is written, what is refused, damaged ones."""
+
+import dataclasses
 
 import h5py
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 import torch
 
 from opkernels import Domain
-from opkernels.datasets.formats.sfbc import read_sfbc
+from opkernels.datasets.formats.sfbc import read_sfbc, write_sfbc
+from opkernels.datasets.particle_flows import particle_flow
 
 NUMBERS = np.random.default_rng(0)
 
@@ -56,6 +59,46 @@ def test_frames_with_and_without_walls(tmp_path, walls):
     torch.testing.assert_close(run.particles.masses, torch.full((9,), 0.15, dtype=torch.float64))
     assert run.times == (0, 0.5, 1, 1.5) and (run.walls is not None) == walls
     with pytest.raises(ValueError, match="does not tell its domain"):
+        read_sfbc(tmp_path / "a.hdf5")
+
+
+@pytest.mark.parametrize("name, n", [("compressible", 32), ("incompressible", 36), ("lid_driven_cavity", 25)])
+def test_what_is_written_comes_back_the_same(tmp_path, name, n):
+    run = particle_flow(name, 3, n_frames=3, n_particles=n)
+    write_sfbc(run, tmp_path / "a.hdf5", attributes={"c0": 10.0})
+    again = read_sfbc(tmp_path / "a.hdf5", domain=run.particles.domain)[0]
+    for field in ("positions", "velocities", "densities", "pressures"):
+        assert torch.equal(getattr(again, field), getattr(run, field)), field
+    torch.testing.assert_close(again.particles.masses, run.particles.masses, rtol=1e-15, atol=0)
+    assert again.times == pytest.approx(run.times, rel=1e-15) and again.particles.support == run.particles.support
+    assert (again.walls is None) == (run.walls is None) == (name != "lid_driven_cavity")
+    if run.walls is not None:
+        assert torch.equal(again.walls, run.walls) and torch.equal(again.wall_velocities, run.wall_velocities)
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        assert file.attrs["c0"] == 10 and file.attrs["timesteps"] == 3
+        if name == "compressible":
+            assert read_sfbc(tmp_path / "a.hdf5")[0].particles.domain == run.particles.domain
+            assert set(file["simulationData"]) == {"fluidPosition", "fluidVelocities", "fluidDensity", "fluidPressure", "fluidAreas"}
+            assert file["simulationData/fluidAreas"].shape == (3, 32) and file.attrs["dt"] == pytest.approx(run.times[1])
+        else:
+            assert list(file["simulationExport"]) == ["00000", "00001", "00002"] and "fluidSupport" in file["simulationExport/00001"]
+
+
+def test_refuses_to_write_what_the_files_cannot_hold(tmp_path):
+    run = particle_flow("compressible", 3, n_frames=3, n_particles=16)
+    with pytest.raises(ValueError, match="not equally spaced"):
+        write_sfbc(dataclasses.replace(run, times=(0.0, 0.1, 0.3)), tmp_path / "a.hdf5")
+    batch = run.particles.replace(batch=torch.zeros(16, dtype=torch.int64))
+    with pytest.raises(ValueError, match="got a batch"):
+        write_sfbc(dataclasses.replace(run, particles=batch), tmp_path / "a.hdf5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_an_attribute_is_refused_in_one_sentence(tmp_path):
+    line(tmp_path / "a.hdf5")
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        del file.attrs["dt"]
+    with pytest.raises(ValueError, match="dt"):
         read_sfbc(tmp_path / "a.hdf5")
 
 
