@@ -11,7 +11,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what runs, and a test compares the two
-    from opkernels import datasets, domains, evaluation, interop, layers, losses, metrics, models, solvers, training, transforms
+    from opkernels import (
+        datasets,
+        distributed,
+        domains,
+        evaluation,
+        interop,
+        layers,
+        losses,
+        metrics,
+        models,
+        solvers,
+        training,
+        transforms,
+    )
     from opkernels.datasets.generation import generate
     from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
     from opkernels.datasets.trajectories import Trajectories, open_trajectories
@@ -55,7 +68,20 @@ _HOME = {
     "certify": "evaluation.certify",
     "transfer": "evaluation.transfer",
 }
-_MODULES = ("datasets", "domains", "evaluation", "interop", "layers", "losses", "metrics", "models", "solvers", "training", "transforms")
+_MODULES = (
+    "datasets",
+    "distributed",
+    "domains",
+    "evaluation",
+    "interop",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "solvers",
+    "training",
+    "transforms",
+)
 
 __all__ = [*_HOME, "__version__"]
 

@@ -20,13 +20,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["Axis", "Domain", "Grid", "table"]
+__all__ = ["Axis", "Domain", "Grid", "Whole", "table"]
 
 POINTS = ("node", "cell", "endpoint", "gauss")
 _CACHE_SIZE = 512
@@ -300,18 +301,88 @@ def _axes(lengths: Sequence[float], names: Sequence[str] | None, *, periodic: bo
     )
 
 
+class Whole:
+    """How a field is held that is not split: all of it, by this process.
+
+    `opkernels.distributed.Split` offers the same for a field of which every process holds a block. Layers and metrics ask
+    ``grid.split`` wherever a sample needs another, and so never know which of the two they have. `a` is the number of a spatial
+    axis, n its samples in the whole; fields are (B, C, *spatial).
+    """
+
+    parts: tuple[Any, ...] = ()  # the shares of this process in the axes that are split
+
+    @property
+    def size(self) -> int:
+        """Number of processes that share the field."""
+        return 1
+
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the samples per axis that are held here, of `shape`."""
+        return shape
+
+    def ends(self, a: int) -> tuple[bool, bool]:
+        """Return whether the samples held here begin, and end, where the axis does."""
+        return True, True
+
+    def cut(self, values: Tensor, dim: int, a: int) -> Tensor:
+        """Return the part of `values` held here, whose `dim` counts the samples of axis `a`."""
+        return values
+
+    def spread(self, values: Tensor, dim: int, a: int, n: int) -> Tensor:
+        """Return `values` with zeros for the samples of axis `a` held elsewhere: the adjoint of `cut`."""
+        return values
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum over the processes, on all of them, for further work on the field."""
+        return values
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Return the values of all processes, (size, ...), for a result that all have in common."""
+        return values[None]
+
+    def surrounded(self, x: Tensor, a: int, width: int, n: int, *, periodic: bool) -> Tensor:
+        """Return x with `width` samples more on each side of axis `a`; beyond walls there are none."""
+        dim, held = a + 2, x.shape[a + 2]
+        return torch.cat([x.narrow(dim, held - width, width), x, x.narrow(dim, 0, width)], dim) if periodic else x
+
+    def along(self, function: Callable[[Tensor], Tensor], x: Tensor, a: int, n: int) -> Tensor:
+        """Apply a function that needs the whole of axis `a` (n samples, of which it may make another number) and treats channels alike."""
+        return function(x)
+
+    def rfftn(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the transform over the spatial axes; `shape` as for ``torch.fft.rfftn``."""
+        return torch.fft.rfftn(x.contiguous(), s=shape, dim=tuple(range(-len(shape), 0)))
+
+    def irfftn(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the inverse of `rfftn`."""
+        return torch.fft.irfftn(z, s=shape, dim=tuple(range(-len(shape), 0)))
+
+    def wave_cut(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the part of a table (..., *wave numbers) that belongs to the coefficients `rfftn` leaves here."""
+        return values
+
+    def line(self, a: int) -> Whole:
+        """Return how one axis alone is held."""
+        return self
+
+
 @dataclass(frozen=True)
 class Grid:
     """A domain sampled with `shape` points. Made by ``domain.grid(*shape)``.
 
-    Equal domains and shapes are equal grids, so a grid is a key for tables.
+    Equal domains and shapes are equal grids, so a grid is a key for tables; `split`, which says what part of the samples a tensor
+    on this grid holds (by default all), does not count for that. Everything but `sizes`, `coordinates` and `weights` is about the
+    whole.
     """
 
     domain: Domain
     shape: tuple[int, ...]
+    split: Whole = field(default=None, compare=False, repr=False)  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
+        if self.split is None:  # torch.compile takes no object for a default
+            object.__setattr__(self, "split", Whole())
         if len(self.shape) != self.domain.ndim:
             raise ValueError(
                 f"got the grid shape {self.shape} on a {self.domain.ndim}-D domain; "
@@ -329,19 +400,36 @@ class Grid:
         return self.domain.ndim
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples per axis that a tensor on this grid holds: `shape`, or that of a block of it."""
+        return self.split.sizes(self.shape)
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Distance of neighboring samples along each axis (the mean one for "gauss")."""
         return tuple(axis.spacing(n) for axis, n in zip(self.domain.axes, self.shape, strict=True))
 
     def coordinates(self, device=None, dtype=None) -> Tensor:
-        """Positions of the samples, shape (d, *shape)."""
-        axes = [a.coordinates(n, device, dtype) for a, n in zip(self.domain.axes, self.shape, strict=True)]
+        """Positions of the samples, shape (d, *sizes)."""
+        axes = [self.split.cut(x.coordinates(n, device, dtype), 0, a) for a, x, n in self._axes]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     def weights(self, device=None, dtype=None) -> Tensor:
-        """Quadrature weights of the samples, shape (*shape); they sum to the domain's measure."""
-        axes = [a.weights(n, device, dtype) for a, n in zip(self.domain.axes, self.shape, strict=True)]
+        """Quadrature weights of the samples, shape (*sizes); they sum to the domain's measure."""
+        axes = [self.split.cut(x.weights(n, device, dtype), 0, a) for a, x, n in self._axes]
         return functools.reduce(lambda left, right: left[..., None] * right, axes)
+
+    @property
+    def _axes(self) -> list[tuple[int, Axis, int]]:
+        return list(zip(range(self.ndim), self.domain.axes, self.shape, strict=True))
+
+    def with_shape(self, shape: Sequence[int]) -> Grid:
+        """Return the domain sampled with another number of points, and split alike."""
+        return Grid(self.domain, tuple(shape), self.split)
+
+    def line(self, a: int) -> Grid:
+        """Return the grid of axis `a` alone."""
+        return Grid(Domain((self.domain.axes[a],)), (self.shape[a],), self.split.line(a))
 
     @property
     def uniform(self) -> bool:
@@ -368,11 +456,11 @@ class Grid:
 
     def refined(self, factor: int = 2) -> Grid:
         """Return the grid with `factor` times finer spacing (endpoint n -> factor (n-1) + 1)."""
-        return Grid(self.domain, tuple(a.refined(n, factor) for a, n in zip(self.domain.axes, self.shape, strict=True)))
+        return self.with_shape([axis.refined(n, factor) for _, axis, n in self._axes])
 
     def coarsened(self, factor: int = 2) -> Grid:
         """Return the grid with `factor` times coarser spacing; refuse sizes it does not divide."""
-        return Grid(self.domain, tuple(a.coarsened(n, factor) for a, n in zip(self.domain.axes, self.shape, strict=True)))
+        return self.with_shape([axis.coarsened(n, factor) for _, axis, n in self._axes])
 
 
 @table

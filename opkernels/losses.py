@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from math import prod
 
 from torch import Tensor
 
@@ -54,7 +55,11 @@ def _difference(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, grid: Grid | None) -> Tensor:
-    if grid is None or grid.uniform:
+    if grid is None:
         return values.mean()
+    if grid.uniform:
+        # blocks may differ in size
+        share = 1 if grid.split.size == 1 else prod(grid.sizes) / prod(grid.shape)
+        return grid.split.joined(values.mean() * share).sum()
     weights = grid.weights(values.device, values.dtype)
-    return (values * weights).mean() * (weights.numel() / weights.sum())
+    return grid.split.joined((values * weights).sum(tuple(range(-grid.ndim, 0))).mean() / grid.domain.measure).sum()

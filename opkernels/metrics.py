@@ -6,6 +6,7 @@ that other packages publish, definition for definition, are in `opkernels.evalua
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -30,7 +31,7 @@ def rel_l2(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduc
         Of one shape; every axis but the first is summed over.
     grid : Grid, optional
         Gives the quadrature weights w; needed on "endpoint" and "gauss" axes, whose samples do not
-        count alike. None: equal weights.
+        count alike, and for fields that are split over processes. None: equal weights.
     reduction : {"mean", "none"}
         Mean over the batch (a scalar), or one value per sample, (B,).
 
@@ -48,7 +49,7 @@ def rel_l2(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduc
     """
     _check(prediction, truth, grid, reduction)
     root = None if grid is None or grid.uniform else grid.weights(truth.device, truth.dtype).sqrt()
-    error, norm = _norm(prediction - truth, root), _norm(truth, root)
+    error, norm = _norm(prediction - truth, root, grid), _norm(truth, root, grid)
     return _reduced(error / norm.clamp_min(torch.finfo(norm.dtype).tiny), reduction)
 
 
@@ -154,8 +155,8 @@ def _check(prediction: Tensor, truth: Tensor, grid: Grid | None, reduction: str)
         )
     if truth.ndim < 2:
         raise ValueError(f"got tensors of shape {tuple(truth.shape)}; expected (batch, channels, *spatial)")
-    if grid is not None and tuple(truth.shape[-len(grid.shape) :]) != tuple(grid.shape):
-        raise ValueError(f"got tensors of shape {tuple(truth.shape)}; expected their last axes to be the grid's {tuple(grid.shape)}")
+    if grid is not None and tuple(truth.shape[-grid.ndim :]) != tuple(grid.sizes):
+        raise ValueError(f"got tensors of shape {tuple(truth.shape)}; expected their last axes to be the grid's {tuple(grid.sizes)}")
     if reduction not in ("mean", "none"):
         raise ValueError(f'got reduction={reduction!r}; choose "mean" or "none"')
 
@@ -164,16 +165,19 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
-def _norm(u: Tensor, root: Tensor | None) -> Tensor:
+def _norm(u: Tensor, root: Tensor | None, grid: Grid | None) -> Tensor:
     """Root of the weighted sum of squares over all axes but the first; its gradient at zero is zero."""
-    return torch.linalg.vector_norm((u if root is None else u * root).flatten(1), dim=1)
+    norm = torch.linalg.vector_norm((u if root is None else u * root).flatten(1), dim=1)
+    return norm if grid is None or grid.split.size == 1 else torch.linalg.vector_norm(grid.split.joined(norm), dim=0)
 
 
 def _h1_norm(u: Tensor, grid: Grid) -> Tensor:
     root = grid.weights(u.device, u.dtype).sqrt()
-    terms = [_norm(u, root)]
+    u = u.reshape(u.shape[0], -1, *grid.sizes)
+    terms = [_norm(u, root, grid)]
     for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
-        terms.append(_norm(_derivative(u, a - grid.ndim, axis, n), root))
+        slope = grid.split.along(functools.partial(_derivative, dim=a - grid.ndim, axis=axis, n=n), u, a, n)
+        terms.append(_norm(slope, root, grid))
     return torch.linalg.vector_norm(torch.stack(terms), dim=0)
 
 
@@ -216,6 +220,8 @@ def _first_derivative_weights(nodes: Tensor, x: Tensor) -> Tensor:
 
 def _power(u: Tensor, grid: Grid) -> tuple[Tensor, Tensor, float]:
     """Squared modes (..., modes), their wave numbers (modes,) and the width of a shell."""
+    if grid.split.size > 1:
+        raise ValueError(f"a spectrum got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
     if tuple(u.shape[-grid.ndim :]) != tuple(grid.shape):
         raise ValueError(f"got a tensor of shape {tuple(u.shape)}; expected its last axes to be the grid's {tuple(grid.shape)}")
     u, grid = _periodized(u, grid)

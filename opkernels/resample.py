@@ -92,6 +92,8 @@ def resample(x: Tensor, source: Grid, target: Grid | tuple[int, ...]) -> Tensor:
 
 
 def _check(x: Tensor, source: Grid, target: Grid) -> None:
+    if source.split.size > 1:
+        raise ValueError(f"resample got a field split over {source.split.size} processes, which it cannot take; gather the field first")
     if tuple(x.shape[-source.ndim :]) != tuple(source.shape):
         raise ValueError(f"resample got a tensor of shape {tuple(x.shape)}; expected its last axes to be the grid's {source.shape}")
     if not x.is_floating_point():

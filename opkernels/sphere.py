@@ -34,12 +34,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain, table
+from opkernels.domains import Domain, Whole, table
 
 __all__ = ["Sphere", "SphereGrid", "domain_from_dict"]
 
@@ -139,6 +140,7 @@ class SphereGrid:
 
     domain: Sphere
     shape: tuple[int, ...]
+    split: ClassVar[Whole] = Whole()  # spheres are not split
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -154,6 +156,11 @@ class SphereGrid:
     def ndim(self) -> int:
         """Number of spatial axes of a tensor: two."""
         return 2
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples per axis that a tensor on this grid holds: all of `shape`."""
+        return self.shape
 
     @property
     def uniform(self) -> bool:

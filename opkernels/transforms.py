@@ -22,7 +22,8 @@ Synthesis is the transpose without the 1/n, onto as many points as one likes:
 
     u(x) = Re sum_k c_k u_hat(k) exp(2 pi i k . x/L),    c_k = 1 if k_d = 0 else 2,
 
-so the plane k_d = 0 acts through its Hermitian part, whatever is given. Angles are reduced in integers,
+so the plane k_d = 0 acts through its Hermitian part, whatever is given. Of a field that is split over processes
+(``grid.split``) each transforms its block, and the coefficients, the few that are wanted, are added up. Angles are reduced in integers,
 tables are built in float64 and cast once. With many modes a pruned FFT is faster and gives the same numbers;
 `prefers_matmul` holds the rule.
 
@@ -106,24 +107,24 @@ def checked_modes(n_modes: Sequence[int] | int) -> tuple[int, ...]:
 class Fourier:
     """Analysis and synthesis between samples on a grid and the coefficients named by `modes`.
 
-    Anything with these two methods can stand in its place in a spectral layer (a transform of a field
-    that is split over processes, say).
+    Anything with these two methods can stand in its place in a spectral layer. Fields may be split over processes; every
+    process has all coefficients.
     """
 
     modes: Modes
 
     def analyze(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return the coefficients (B, 2, *modes.shape, C) of samples x (B, C, *grid.shape).
+        """Return the coefficients (B, 2, *modes.shape, C) of samples x (B, C, *grid.sizes).
 
         Index 0 of the second axis is the real, 1 the imaginary part. Wave numbers that the grid does not carry
         (2|k| >= n) are zero. Any memory layout is taken; channels first and channels last need no copy.
         """
         if not torch.compiler.is_exporting() and not prefers_matmul(self.modes, x.device, x.requires_grad and torch.is_grad_enabled()):
-            return self._analyze_fft(x, grid)
-        return self._analyze_matmul(x, grid)
+            return grid.split.total(self._analyze_fft(x, grid))
+        return grid.split.total(self._analyze_matmul(x, grid))
 
     def _analyze_matmul(self, x: Tensor, grid: Grid) -> Tensor:
-        modes, axes = self.modes, grid.domain.axes
+        modes, axes, cut = self.modes, grid.domain.axes, grid.split.cut
         batch, channels, *n = x.shape
         last = x.movedim(1, -1)
         if last.is_contiguous():
@@ -133,9 +134,10 @@ class Fourier:
         z, rows = last, []
         for a, K in enumerate(modes.tops[:-1]):
             z = z.reshape(groups * prod(rows), n[a], prod(n[a + 1 :]) * width)
-            z = torch.matmul(_leading(_offset(axes[a]), K, n[a], False, device=x.device, dtype=x.dtype), z)
+            z = torch.matmul(cut(_leading(_offset(axes[a]), K, grid.shape[a], False, device=x.device, dtype=x.dtype), 1, a), z)
             rows.append(2 * K + 1)
-        final = _last(_offset(axes[-1]), modes.tops[-1], n[-1], modes.nyquist, False, device=x.device, dtype=x.dtype)
+        final = _last(_offset(axes[-1]), modes.tops[-1], grid.shape[-1], modes.nyquist, False, device=x.device, dtype=x.dtype)
+        final = cut(final, 1, grid.ndim - 1)
         if width == channels:
             z = torch.matmul(final, z.reshape(groups * prod(rows), n[-1], width))
         else:
@@ -143,13 +145,13 @@ class Fourier:
             z = z.reshape(batch, channels, prod(rows), 2 * modes.shape[-1]).movedim(1, -1)
         tail = modes.shape[-1] * channels
         for a in reversed(range(modes.ndim - 1)):
-            pairs = _pairs(modes.lower[a], modes.upper[a], n[a], modes.nyquist, device=x.device, dtype=x.dtype)
+            pairs = _pairs(modes.lower[a], modes.upper[a], grid.shape[a], modes.nyquist, device=x.device, dtype=x.dtype)
             z = torch.matmul(pairs, z.reshape(batch * prod(rows[:a]), 2 * rows[a], tail))
             tail *= modes.shape[a]
         return z.reshape(batch, 2, *modes.shape, channels)
 
     def synthesize(self, z: Tensor, grid: Grid, *, channels_last: bool = True) -> Tensor:
-        """Return the samples (B, C, *grid.shape) of the function with coefficients z (B, 2, *modes.shape, C).
+        """Return the samples (B, C, *grid.sizes) of the function with coefficients z (B, 2, *modes.shape, C).
 
         `channels_last` chooses the memory layout of the result, not its shape.
         """
@@ -158,15 +160,16 @@ class Fourier:
         return self._synthesize_matmul(z, grid, channels_last)
 
     def _synthesize_matmul(self, z: Tensor, grid: Grid, channels_last: bool) -> Tensor:
-        modes, axes, n = self.modes, grid.domain.axes, grid.shape
+        modes, axes, n, cut = self.modes, grid.domain.axes, grid.sizes, grid.split.cut
         batch, channels = z.shape[0], z.shape[-1]
         rows, tail = [], prod(modes.shape) * channels
         for a, K in enumerate(modes.tops[:-1]):
             tail //= modes.shape[a]
-            pairs = _pairs(modes.lower[a], modes.upper[a], n[a], modes.nyquist, device=z.device, dtype=z.dtype)
+            pairs = _pairs(modes.lower[a], modes.upper[a], grid.shape[a], modes.nyquist, device=z.device, dtype=z.dtype)
             z = torch.matmul(pairs.T, z.reshape(batch * prod(rows), 2 * modes.shape[a], tail))
             rows.append(2 * K + 1)
-        final = _last(_offset(axes[-1]), modes.tops[-1], n[-1], modes.nyquist, True, device=z.device, dtype=z.dtype)
+        final = _last(_offset(axes[-1]), modes.tops[-1], grid.shape[-1], modes.nyquist, True, device=z.device, dtype=z.dtype)
+        final = cut(final, 0, grid.ndim - 1)
         if channels_last:
             groups, width = batch, channels
             z = torch.matmul(final, z.reshape(batch * prod(rows), 2 * modes.shape[-1], channels))
@@ -177,43 +180,47 @@ class Fourier:
         for a in reversed(range(modes.ndim - 1)):
             K = modes.tops[a]
             z = z.reshape(groups * prod(rows[:a]), rows[a], prod(n[a + 1 :]) * width)
-            z = torch.matmul(_leading(_offset(axes[a]), K, n[a], True, device=z.device, dtype=z.dtype), z)
+            z = torch.matmul(cut(_leading(_offset(axes[a]), K, grid.shape[a], True, device=z.device, dtype=z.dtype), 0, a), z)
         if channels_last:
             return z.reshape(batch, *n, channels).movedim(-1, 1)
         return z.reshape(batch, channels, *n)
 
     def _analyze_fft(self, x: Tensor, grid: Grid) -> Tensor:
         """FFT axis by axis, the dropped columns dropped before the next one."""
-        modes, d = self.modes, grid.ndim
-        z = torch.fft.rfft(x, norm="forward")
-        for a in reversed(range(d)):
-            n, dim = grid.shape[a], a - d
-            if a < d - 1:
-                z = torch.fft.fft(z, dim=dim, norm="forward")
-            first, stop = _carried(modes, a, n)
-            part = z.narrow(dim, 0, stop)
-            if first < 0:
-                part = torch.cat([z.narrow(dim, n + first, -first), part], dim=dim)
-            z = _pad(part, dim, first - modes.lower[a], modes.upper[a] + 1 - stop)
-            z = _shift(z, modes, grid, a, -1)
+        z = x
+        for a in reversed(range(grid.ndim)):
+            z = self.analyze_axis(grid.split.spread(z, a - grid.ndim, a, grid.shape[a]), grid, a)
         return torch.view_as_real(z).movedim((-1, 1), (1, -1))
 
     def _synthesize_fft(self, z: Tensor, grid: Grid, channels_last: bool) -> Tensor:
-        modes, d = self.modes, grid.ndim
         y = torch.complex(z[:, 0], z[:, 1]).movedim(-1, 1)
-        for a, n in enumerate(grid.shape):
-            dim = a - d
-            first, stop = _carried(modes, a, n)
-            y = _shift(y, modes, grid, a, 1).narrow(dim, first - modes.lower[a], stop - first)
-            if a < d - 1:
-                negative, positive = y.narrow(dim, 0, -first), y.narrow(dim, -first, stop)
-                y = torch.fft.ifft(torch.cat([_pad(positive, dim, 0, n - stop + first), negative], dim=dim), dim=dim, norm="forward")
-            else:
-                # wave numbers without a partner are real; not every inverse FFT drops the rest
-                k = torch.arange(stop, device=y.device)
-                paired = ((k > 0) & (2 * k != n)).to(z.dtype)
-                y = torch.fft.irfft(torch.complex(y.real, y.imag * paired), n=n, norm="forward")
+        for a in range(grid.ndim):
+            y = grid.split.cut(self.synthesize_axis(y, grid, a), a - grid.ndim, a)
         return y.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else y
+
+    def analyze_axis(self, z: Tensor, grid: Grid, a: int) -> Tensor:
+        """Transform axis `a` of z (B, C, *), whole, to the wave numbers stored for it; the last axis, of real samples, comes first."""
+        modes, n, dim = self.modes, grid.shape[a], a - grid.ndim
+        z = torch.fft.rfft(z, norm="forward") if dim == -1 else torch.fft.fft(z, dim=dim, norm="forward")
+        first, stop = _carried(modes, a, n)
+        part = z.narrow(dim, 0, stop)
+        if first < 0:
+            part = torch.cat([z.narrow(dim, n + first, -first), part], dim=dim)
+        z = _pad(part, dim, first - modes.lower[a], modes.upper[a] + 1 - stop)
+        return _shift(z, modes, grid, a, -1)
+
+    def synthesize_axis(self, y: Tensor, grid: Grid, a: int) -> Tensor:
+        """Transform axis `a` of y (B, C, *) from its stored wave numbers to samples; the last axis, which makes them real, comes last."""
+        modes, n, dim = self.modes, grid.shape[a], a - grid.ndim
+        first, stop = _carried(modes, a, n)
+        y = _shift(y, modes, grid, a, 1).narrow(dim, first - modes.lower[a], stop - first)
+        if dim < -1:
+            negative, positive = y.narrow(dim, 0, -first), y.narrow(dim, -first, stop)
+            return torch.fft.ifft(torch.cat([_pad(positive, dim, 0, n - stop + first), negative], dim=dim), dim=dim, norm="forward")
+        # wave numbers without a partner are real; not every inverse FFT drops the rest
+        k = torch.arange(stop, device=y.device)
+        paired = ((k > 0) & (2 * k != n)).to(y.real.dtype)
+        return torch.fft.irfft(torch.complex(y.real, y.imag * paired), n=n, norm="forward")
 
 
 def prefers_matmul(modes: Modes, device: torch.device, grad: bool) -> bool:

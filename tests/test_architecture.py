@@ -10,7 +10,7 @@ BASE = GROUND | {"transforms", "bases", "coefficients", "mode_selection", "spher
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
 MIDDLE = {"losses", "metrics", "normalization", "storage", "surrogate"}
-ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "training", "evaluation"}
+ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "distributed", "training", "evaluation"}
 
 ALLOWED = {  # room -> rooms it may import from
     "domains": set(),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from opkernels.domains import Domain, Grid
+from opkernels.domains import Grid
 from opkernels.layers.spectral import SpectralConv
 
 __all__ = ["AxisSpectralConv"]
@@ -38,6 +38,7 @@ class AxisSpectralConv(nn.Module):
     Examples
     --------
     >>> import torch
+    >>> from opkernels import Domain
     >>> layer = AxisSpectralConv(3, 4, (16, 8))
     >>> layer(torch.zeros(2, 3, 33, 48), Domain.periodic(1.0, 2.0).grid(33, 48)).shape
     torch.Size([2, 4, 33, 48])
@@ -49,11 +50,11 @@ class AxisSpectralConv(nn.Module):
         self.axes = nn.ModuleList(SpectralConv(in_channels, out_channels, (m,), bias=False) for m in n_modes)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return (B, out_channels, *grid.shape) for x (B, in_channels, *grid.shape), channels last in memory."""
+        """Return (B, out_channels, *grid.sizes) for x (B, in_channels, *grid.sizes), channels last in memory."""
         d = len(self.axes)
-        if x.ndim != d + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.shape:
+        if x.ndim != d + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.sizes:
             raise ValueError(
-                f"AxisSpectralConv got x of shape {tuple(x.shape)} on a grid of shape {grid.shape} for {d} axes; "
+                f"AxisSpectralConv got x of shape {tuple(x.shape)} on a grid of shape {grid.sizes} for {d} axes; "
                 f"expected (batch, {self.in_channels}, *grid.shape)"
             )
         terms = [self._along(a, x, grid) for a in range(d)]
@@ -61,8 +62,7 @@ class AxisSpectralConv(nn.Module):
 
     def _along(self, a: int, x: Tensor, grid: Grid) -> Tensor:
         """Apply the convolution of axis a, the other axes joining the batch."""
-        line = Domain((grid.domain.axes[a],)).grid(grid.shape[a])
         u = x.movedim((1, a + 2), (-1, -2))
         batch = u.shape[:-2]
-        y = self.axes[a](u.flatten(0, -3).movedim(-1, 1), line)
+        y = self.axes[a](u.flatten(0, -3).movedim(-1, 1), grid.line(a))
         return y.movedim(1, -1).unflatten(0, batch).movedim((-1, -2), (1, a + 2))

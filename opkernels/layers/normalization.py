@@ -10,6 +10,8 @@ a fresh FNO, 1e-7 and less for all channels together), and constants added befor
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class QuadratureNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return the normalized field, (B, C, *grid.shape) as `x`; statistics in float32 at least."""
+        """Return the normalized field, (B, C, *grid.sizes) as `x`; statistics in float32 at least."""
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             centered = u - self._mean(u, grid)
@@ -53,9 +55,9 @@ class QuadratureNorm(nn.Module):
     def _mean(self, u: Tensor, grid: Grid) -> Tensor:
         axes = tuple(range(2, u.ndim))
         if grid.uniform:
-            mean = u.mean(axes, keepdim=True)
+            mean = grid.split.total(u.sum(axes, keepdim=True)) / math.prod(grid.shape)
         else:
-            mean = (u * (grid.weights(u.device, u.dtype) / grid.domain.measure)).sum(axes, keepdim=True)
+            mean = grid.split.total((u * (grid.weights(u.device, u.dtype) / grid.domain.measure)).sum(axes, keepdim=True))
         return mean.mean(1, keepdim=True) if self.joint else mean
 
 

@@ -13,8 +13,8 @@ The layer is three replaceable pieces, each of which knows nothing of the others
 | `transform` | ``analyze(x, grid)`` -> (B, 2, *modes, C), ``synthesize(z, grid)`` | `Fourier(modes)`   |
 | `weight`    | a module: z (P, 2, B, C_in) -> (P, 2, B, C_out), P = prod(modes)   | `DenseWeight`      |
 
-A factorized weight is another `weight`, neuraloperator's unpaired rows are another `modes`, a field split over
-processes is another `transform`.
+A factorized weight is another `weight`, neuraloperator's unpaired rows are another `modes`. On a field that is split over
+processes the transform adds up the coefficients of all blocks, and every process has them all.
 
 Reference: Li et al., ICLR 2021, arXiv 2010.08895, equations 4 and 5.
 """
@@ -125,12 +125,12 @@ class SpectralConv(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, (B, in_channels, *grid.shape)
+        x : Tensor, (B, in_channels, *grid.sizes)
             Samples; the result has the memory layout (channels first or last) of `x`.
         grid : Grid
             Where they sit: node or cell points.
         output_shape : sequence of int, optional
-            Sample the result on ``grid.domain.grid(*output_shape)`` instead.
+            Sample the result on ``grid.with_shape(output_shape)`` instead.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class SpectralConv(nn.Module):
             If the grid has another rank or shape than `x`, or axes at endpoint or gauss points, or if `x` is not floating point.
         """
         self._check(x, grid)
-        target = grid if output_shape is None else grid.domain.grid(*output_shape)
+        target = grid if output_shape is None else grid.with_shape(output_shape)
         channels_last = x.movedim(1, -1).is_contiguous()
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -156,9 +156,9 @@ class SpectralConv(nn.Module):
             raise ValueError(
                 f"SpectralConv got a {grid.ndim}-D grid but n_modes for {self.modes.ndim} axes; give one number of modes per axis"
             )
-        if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.shape:
+        if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.sizes:
             raise ValueError(
-                f"SpectralConv got x of shape {tuple(x.shape)}; expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
+                f"SpectralConv got x of shape {tuple(x.shape)}; expected (batch, {self.in_channels}, {', '.join(map(str, grid.sizes))})"
             )
         if not x.is_floating_point():
             raise ValueError(f"SpectralConv got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")

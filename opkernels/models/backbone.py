@@ -33,6 +33,7 @@ from opkernels.layers.normalization import norm_named
 from opkernels.layers.padding import DomainPadding
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.resample import resample
+from opkernels.sphere import Sphere
 
 __all__ = ["Backbone", "Block", "OperatorBlock"]
 
@@ -120,11 +121,11 @@ class OperatorBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Lift, one `OperatorBlock` per convolution, project: what FNO, FFNO, TFNO and LocalNO have in common.
+    """Lift, one `OperatorBlock` per convolution, project: what FNO, FFNO, TFNO, LocalNO and SFNO have in common.
 
     Parameters
     ----------
-    domain : Domain
+    domain : Domain or Sphere
         Where the functions live.
     in_channels, out_channels, hidden_channels : int
         Channels of the input, the output, and inside.
@@ -138,7 +139,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        domain: Domain,
+        domain: Domain | Sphere,
         in_channels: int,
         out_channels: int,
         *,
@@ -155,7 +156,9 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        check_domain(name, domain)
+        if not isinstance(domain, Sphere):
+            check_domain(name, domain)
+        closed = isinstance(domain, Sphere) or all(axis.periodic for axis in domain.axes)  # without walls
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "hidden_channels": hidden_channels, "n_layers": len(convs)}
         for label, value in sizes.items():
             check_size(name, label, value)
@@ -166,7 +169,7 @@ class Backbone(nn.Module):
         width, options = hidden_channels, Block.of(block)
         entering = in_channels + position_channels(domain, positional_embedding)
         self.lifting = _mlp(entering, width, round(lifting_channel_ratio * width), activation)
-        if all(axis.periodic for axis in domain.axes):
+        if closed:
             _start_small(self.lifting)
         self.embedding = nn.Linear(n_parameters, width) if n_parameters else None
         self.activation = activation_named(activation)
@@ -176,7 +179,7 @@ class Backbone(nn.Module):
             for i, conv in enumerate(convs)
         )
         self.projection = _mlp(width, out_channels, round(projection_channel_ratio * width), activation)
-        if norm is None and all(axis.periodic for axis in domain.axes):
+        if norm is None and closed:
             _zero_biases(self)
 
     def forward(
@@ -191,7 +194,7 @@ class Backbone(nn.Module):
         parameters : Tensor, (B, n_parameters), optional
             Per-sample numbers; needed if and only if ``n_parameters > 0``.
         grid : Grid, optional
-            Where x was sampled, if on another domain.
+            Where x was sampled, if on another domain or if x is a block of a field that is split over processes.
         output_shape : sequence of int, optional
             (In 1-D also one int.) Sample the result there instead: the same function (`opkernels.resample`).
 
@@ -202,7 +205,7 @@ class Backbone(nn.Module):
         """
         name = type(self).__name__
         check_input(name, "x", x, next(self.lifting.parameters()).dtype)
-        grid = grid_for(name, self.domain, self.in_channels, x, grid)
+        grid = grid_for(name, self.domain, self.in_channels, x, grid, split=True)
         check_parameters(name, x, parameters, self.n_parameters)
         embedding = None if self.embedding is None else self.activation(self.embedding(parameters))
         if self.positional_embedding is not None:

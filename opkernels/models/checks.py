@@ -12,14 +12,23 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
+from opkernels.sphere import Sphere, SphereGrid
 
-__all__ = ["check_domain", "check_input", "check_parameters", "check_size", "grid_for", "shape_for"]
+__all__ = ["check_domain", "check_input", "check_parameters", "check_size", "check_sphere", "grid_for", "shape_for"]
 
 
 def check_domain(who: str, domain: Domain) -> None:
     """Refuse anything but a Domain."""
+    if isinstance(domain, Sphere):
+        raise ValueError(f"{who} got {domain}, but works on boxes; give a Domain, or take SFNO or LocalNO for a sphere")
     if not isinstance(domain, Domain):
         raise ValueError(f"{who} got domain={domain!r}; give a Domain, such as Domain.periodic(1.0, 1.0)")
+
+
+def check_sphere(who: str, domain: Sphere) -> None:
+    """Refuse anything but a Sphere."""
+    if not isinstance(domain, Sphere):
+        raise ValueError(f"{who} got domain={domain!r}; give a Sphere, such as Sphere(points='gauss')")
 
 
 def check_size(who: str, name: str, value: int, least: int = 1) -> None:
@@ -51,18 +60,26 @@ def check_parameters(who: str, x: Tensor, parameters: Tensor | None, n_parameter
         raise ValueError(f"{who} got parameters of shape {got}; expected {expected} (batch, n_parameters)")
 
 
-def grid_for(who: str, domain: Domain, in_channels: int, x: Tensor, grid: Grid | None) -> Grid:
-    """Return the grid of x: the one given, which must fit, or that of the model's domain."""
-    own = domain.grid_of(x)
+def grid_for(
+    who: str, domain: Domain | Sphere, in_channels: int, x: Tensor, grid: Grid | SphereGrid | None, *, split: bool = False
+) -> Grid:
+    """Return the grid of x: the one given, which must fit, or that of the model's domain; `split` ones for models that take them."""
+    own = domain.grid_of(x) if grid is None or x.ndim != domain.ndim + 2 else grid
     if x.shape[1] != in_channels:
         raise ValueError(f"{who} got {x.shape[1]} channels in x of shape {tuple(x.shape)}; it was built for {in_channels}")
     if grid is None:
         return own
+    if isinstance(domain, Sphere):
+        if not isinstance(grid, SphereGrid) or grid.shape != tuple(x.shape[2:]):
+            raise ValueError(f"{who} got x of shape {tuple(x.shape)} with grid={grid!r}; give the grid of x, of a sphere")
+        return grid
     if not isinstance(grid, Grid):
         raise ValueError(f"{who} got grid={grid!r}; give a Grid, such as domain.grid({', '.join(map(str, x.shape[2:]))})")
-    if grid.shape != own.shape or [axis.periodic for axis in grid.domain.axes] != [axis.periodic for axis in domain.axes]:
+    if grid.split.size > 1 and not split:
+        raise ValueError(f"{who} got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
+    if grid.sizes != tuple(x.shape[2:]) or [axis.periodic for axis in grid.domain.axes] != [axis.periodic for axis in domain.axes]:
         raise ValueError(
-            f"{who} got x of shape {tuple(x.shape)} with a grid of shape {grid.shape}; give the grid of x, with the same periodic axes"
+            f"{who} got x of shape {tuple(x.shape)} with a grid of shape {grid.sizes}; give the grid of x, with the same periodic axes"
         )
     return grid
 
