@@ -51,6 +51,7 @@ def arg(*flags: str, **options) -> tuple[tuple[str, ...], dict]:
     return flags, options
 
 
+FORMATS = ("native", "pdebench", "the_well", "pdearena", "mat", "mat73", "neuralop", "lagrangebench")  # of `convert`
 OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="change a value of the file: samples=8, solver.viscosity=1e-4")
 RUN = (
     arg("run", metavar="RUN", help="the folder of a run"),
@@ -158,6 +159,26 @@ COMMANDS = (
             arg("--picture", metavar="PNG", help="draw samples of every field at several times into this file"),
         ),
         "opkernels inspect ns.nc\nopkernels inspect ns.nc --picture ns.png",
+    ),
+    Command(
+        "convert",
+        "turn a file of PDEBench, The Well, PDEArena, neuraloperator, FNO or LagrangeBench into ours, or ours into theirs",
+        "datasets.formats.command:run",
+        (
+            arg("file", metavar="FILE", help="a file, or a folder of LagrangeBench; its format is told by its content"),
+            arg("out", metavar="OUT", help="what to write; a file already there is replaced once the new one is complete"),
+            arg("--to", required=True, choices=FORMATS, help="the format of OUT: " + ", ".join(FORMATS), metavar="FORMAT"),
+            arg("--periodic", choices=("yes", "no"), help="whether the domain is periodic, where FILE does not say it"),
+            arg(
+                "--part",
+                default="train",
+                choices=("train", "valid", "test"),
+                help="of LagrangeBench's and PDEArena's data (default: train)",
+            ),
+        ),
+        "opkernels convert 2D_DarcyFlow_beta1.0_Train.hdf5 darcy.nc --to native\n"
+        "opkernels convert flow.nc flow.hdf5 --to the_well\n"
+        "opkernels convert NavierStokes_V1e-5_N1200_T20.mat ns.nc --to native --periodic yes",
     ),
     Command(
         "info",
