@@ -126,7 +126,7 @@ def write_sfbc(run: ParticleTrajectory, path: str | PathLike, *, attributes: Map
             (_write_line if line else _write_frames)(file, run)
             file.attrs.update(attributes or {})
 
-    write_atomically(path, write)
+    write_atomically(Path(path), write)
 
 
 def _write_line(file, run: ParticleTrajectory) -> None:

@@ -12,6 +12,7 @@ References: Toshev et al., LagrangeBench, NeurIPS 2023, arXiv 2309.16342; Feydy 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,7 +56,7 @@ def density(positions: Tensor, particles: ParticleSet) -> Tensor:
     return pairs.sum(moved.masses[pairs.col] * kernel.value(r, moved.support))
 
 
-def sinkhorn(x: Tensor, y: Tensor, domain: Domain, *, epsilon: float, iterations: int = 200) -> Tensor:
+def sinkhorn(x: Tensor, y: Tensor, domain: Domain, *, epsilon: float, iterations: int = 100) -> Tensor:
     """Return the Sinkhorn divergence of two clouds (N, d) and (M, d), of equal weights and squared distances.
 
     Parameters
@@ -63,28 +64,38 @@ def sinkhorn(x: Tensor, y: Tensor, domain: Domain, *, epsilon: float, iterations
     epsilon : float
         Blur, in units of squared length: the square of half a spacing is usual. The value depends on it; state it.
     iterations : int
-        Of the alternating updates, in logarithms.
+        Of the updates, in logarithms, at the blur asked for; as many come before, while the blur falls from the largest
+        squared distance to that. Without them about (distance)^2/epsilon updates are needed.
+
+    Raises
+    ------
+    ValueError
+        If a cloud is empty or the blur not positive.
 
     Notes
     -----
     OT(x, y) - OT(x, x)/2 - OT(y, y)/2: zero for equal clouds. Memory N M.
     """
-    if not epsilon > 0:
-        raise ValueError(f"sinkhorn got epsilon={epsilon}; give a positive squared length, such as (spacing/2)**2")
+    if not epsilon > 0 or not (len(x) and len(y)):
+        raise ValueError(
+            f"sinkhorn got epsilon={epsilon} for clouds of {len(x)} and {len(y)} particles; give a positive squared length, "
+            "such as (spacing/2)**2, and particles in both"
+        )
     cross, own_x, own_y = (_transport(a, b, domain, epsilon, iterations) for a, b in ((x, y), (x, x), (y, y)))
     return cross - (own_x + own_y) / 2
 
 
 def _transport(x: Tensor, y: Tensor, domain: Domain, epsilon: float, iterations: int) -> Tensor:
-    cost = _nearest(x[:, None] - y[None], domain).square().sum(-1) / epsilon
-    log_n, log_m = (-torch.tensor(float(len(c)), dtype=x.dtype, device=x.device).log() for c in (x, y))
+    cost = _nearest(x[:, None] - y[None], domain).square().sum(-1)
+    widest = max(cost.max().item(), epsilon)
+    blurs = [epsilon * (widest / epsilon) ** (1 - i / iterations) for i in range(iterations)] + [epsilon] * iterations
     f, g = torch.zeros_like(x[:, 0]), torch.zeros_like(y[:, 0])
-    for _ in range(iterations):  # averaged updates converge for symmetric problems too
+    for blur in blurs:  # averaged updates converge for symmetric problems too
         f, g = (
-            (f - torch.logsumexp(log_m + g - cost, 1)) / 2,
-            (g - torch.logsumexp(log_n + f[:, None] - cost, 0)) / 2,
+            (f - blur * (torch.logsumexp((g - cost) / blur, 1) - math.log(len(y)))) / 2,
+            (g - blur * (torch.logsumexp((f[:, None] - cost) / blur, 0) - math.log(len(x)))) / 2,
         )
-    return epsilon * (f.mean() + g.mean())
+    return f.mean() + g.mean()
 
 
 def compare_particles(
@@ -110,7 +121,7 @@ def compare_particles(
     n, domain, masses = len(positions), truth.particles.domain, truth.particles.masses
     error = position_mse(positions, truth.positions[:n], domain)
     rho, rho_true = (density(x[-1], truth.particles) for x in (positions, truth.positions[:n]))
-    epsilon = (float(domain.measure) / len(masses)) ** (2 / domain.ndim) / 4
+    epsilon = truth.particles.volumes.mean().item() ** (2 / domain.ndim) / 4
     momentum = torch.einsum("i,tid->td", masses, velocities)
     size = (masses[:, None] * velocities[0].abs()).sum()
     return {

@@ -13,15 +13,15 @@ sum above is its "nodal" quadrature, and a state dict of one fits the other.
 | "difference" | f_j - f_i       | vanishes for constant f                                                              |
 | conservative | f_j - p_k f_i   | p_k = 1 or -1 the parity of phi_k; the output is V_i y(x_i), whose sum over i is zero |
 
-With ``conservative=True`` what i receives from j is minus what j receives from i, term by term, bit for bit up to the
-order of sums: sum_i V_i y_i = 0 to round-off, so as a force it conserves momentum whatever the weights.
+With ``conservative=True`` what i receives from j is minus what j receives from i, term by term, up to rounding: the
+outputs sum to zero, so as a force they conserve momentum whatever the weights.
 
 The algorithm. Published layers build the weights of each pair, an I x O matrix, and apply it: 2 E K I O operations. Here
 the features are gathered first, A_i = sum_j phi(z_ij) (x) f_j, then all rows meet the weights in one product: 2 E K I +
 2 N K I O. Rows are sorted by their number of pairs and cut into chunks of equal length, at most `chunk` pairs each; a chunk
 is one batched product and one GEMM. Backward passes recompute A chunk by chunk, so between the passes only offsets,
-features, weights and indices are kept, and the temporaries are about chunk (K + I) + chunk/k K I numbers, k the mean
-number of pairs in a row, whatever N.
+features, weights and indices are kept: d numbers of a pair, nothing of size E K or E I. The temporaries of a pass are
+at most about chunk (2 K + 3 I) + (chunk/k) K (2 I + O) numbers, k the mean number of pairs in a row, whatever N.
 
 Gradients reach features, weights, volumes and positions, twice where asked. Pairs are constants: without a window the
 output jumps when a pair enters or leaves, and gradients do not see it.
@@ -32,6 +32,7 @@ References: Winchenbach and Thuerey, ICLR 2024, arXiv 2403.16680; Ummenhofer et 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -46,7 +47,7 @@ from opkernels.particles import ParticleSet
 __all__ = ["ParticleGraph", "SymmetricBasisConv"]
 
 _MESSAGES = {"sender": None, "sum": 1.0, "difference": -1.0}  # what the receiver's features are multiplied by
-_TYPICAL_NEIGHBORS = 32  # for the first weights of plain sums
+_TYPICAL_NEIGHBORS = 32  # in a ball, for the first weights of plain sums
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,17 @@ class _Chunk:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Layout of the pairs of a neighbor list, which holds as long as the list: pair and sender of each slot, order of rows."""
+    """Layout of the pairs of a neighbor list, which holds as long as the list: pair and sender of each slot, order of rows.
+
+    `mutual`: each particle is heard as often as it hears, which lists of pairs counted once, or by unequal supports, fail.
+    """
 
     edges: Tensor
     senders: Tensor
     order: Tensor
     inverse: Tensor
     chunks: tuple[_Chunk, ...]
+    mutual: bool
 
 
 _plans: WeakKeyDictionary[Neighbors, dict[int, _Plan]] = WeakKeyDictionary()
@@ -84,7 +89,8 @@ def _plan(neighbors: Neighbors, size: int) -> _Plan:
         degree, order = neighbors.degree.sort(descending=True, stable=True)
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         chunks = _cut(degree.tolist(), size)
-        known[size] = _Plan(*_slots(neighbors, order, chunks), order, inverse, chunks)
+        heard = torch.bincount(neighbors.col, minlength=neighbors.n_senders)
+        known[size] = _Plan(*_slots(neighbors, order, chunks), order, inverse, chunks, torch.equal(heard, neighbors.degree))
     return known[size]
 
 
@@ -135,16 +141,20 @@ class ParticleGraph:
         neighbors : Neighbors
             Pairs by `radius_search`; kernels vanish beyond the support, so lists with a skin serve.
         chunk : int, optional
-            Slots per chunk: 2**13 on a CPU, which stays in cache, and 2**18 elsewhere.
+            Slots per chunk, which bound the temporaries: 2**13 on a CPU, which stays in cache, and 2**18 elsewhere.
 
         Raises
         ------
         ValueError
-            If the list belongs to other numbers of particles, or the two sets differ in support, domain or dtype.
+            If the list belongs to other numbers of particles or another domain, the two sets differ in support, domain or
+            dtype, or a chunk is empty.
         """
         source = particles if senders is None else senders
         _check_sets(particles, source, neighbors)
-        chunk = chunk or (2**13 if particles.positions.device.type == "cpu" else 2**18)
+        if chunk is None:
+            chunk = 2**13 if particles.positions.device.type == "cpu" else 2**18
+        if chunk < 1:
+            raise ValueError(f"ParticleGraph got chunk={chunk}; give at least one slot, or None")
         plan = _plan(neighbors, chunk)
         y = None if senders is None else senders.positions
         offsets = neighbors.displacement(particles.positions, y).T.index_select(1, plan.edges) / -particles.support
@@ -178,6 +188,12 @@ def _check_sets(particles: ParticleSet, senders: ParticleSet, neighbors: Neighbo
         raise ValueError(
             f"ParticleGraph got neighbors of {neighbors.n_receivers} receivers and {neighbors.n_senders} senders for "
             f"{len(particles)} and {len(senders)} particles; search the neighbors of these sets"
+        )
+    periods = tuple(axis.length if axis.periodic else 0.0 for axis in particles.domain.axes)
+    if neighbors.periods != periods:
+        raise ValueError(
+            f"ParticleGraph got neighbors found with the periods {neighbors.periods} for particles whose domain has {periods}; "
+            "search them with domain=particles.domain"
         )
     if senders.support != particles.support or senders.domain != particles.domain:
         raise ValueError("ParticleGraph got senders with another support or domain than the receivers; give both sets alike")
@@ -289,7 +305,8 @@ class SymmetricBasisConv(nn.Module):
         self._factors = () if factor is None else (factor,) * kernel.size  # what multiplies the receiver's features in each term
         if conservative and isinstance(kernel, ProductKernel):
             self._factors = tuple(-float(parity) for parity in kernel.parities)
-        std = (in_channels * kernel.size * (1 if quadrature == "volume" else _TYPICAL_NEIGHBORS)) ** -0.5
+        ball = math.pi ** (kernel.n_dim / 2) / math.gamma(kernel.n_dim / 2 + 1)
+        std = (in_channels * kernel.size * (1 if quadrature == "volume" else _TYPICAL_NEIGHBORS / ball)) ** -0.5
         self.weight = nn.Parameter(std * torch.randn(out_channels, in_channels, kernel.size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
@@ -373,6 +390,12 @@ class SymmetricBasisConv(nn.Module):
             )
         if self.conservative and not graph.same:
             raise ValueError("SymmetricBasisConv got two sets with conservative=True, which exchanges within one; put all particles in one")
+        if self.conservative and (received is not None or not graph.plan.mutual):
+            got = "receiver_features" if received is not None else "neighbors that are not mutual"
+            raise ValueError(
+                f"SymmetricBasisConv got {got} with conservative=True; what one particle gives the other must lose, so give one set of "
+                "features, and each pair in both directions (not half=True)"
+            )
         needed = self._factors and not graph.same
         if needed and received is None or received is not None and received.shape != (graph.n_receivers, self.in_channels):
             raise ValueError(

@@ -167,14 +167,20 @@ class ParticleStepper(nn.Module):
         return {"boundary": wall, "boundary_features": torch.cat([torch.ones_like(x[:, :1]), v], 1)}
 
     def rollout(self, particles: ParticleSet, velocities: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
-        """Return positions and velocities (n_steps + 1, N, d) from a start, without gradients."""
+        """Return positions and velocities (n_steps + 1, N, d) from a start, without gradients.
+
+        Raises
+        ------
+        ValueError
+            If a frame holds a number that is not finite.
+        """
         lists, frames = VerletList(particles.domain, 0.1), [(particles.positions, velocities)]
         with torch.no_grad():
-            for _ in range(n_steps):
-                x, v = frames[-1]
+            for step in range(1, n_steps + 1):
+                x, v = self(particles.replace(positions=frames[-1][0]), frames[-1][1], lists)
                 if not bool(torch.isfinite(x).all() & torch.isfinite(v).all()):
-                    raise ValueError(f"the rollout left the finite numbers at step {len(frames) - 1}; train longer, or through more steps")
-                frames.append(self(particles.replace(positions=x), v, lists))
+                    raise ValueError(f"the rollout left the finite numbers at step {step}; train longer, or through more steps")
+                frames.append((x, v))
         x, v = zip(*frames, strict=True)
         return torch.stack(x), torch.stack(v)
 

@@ -41,15 +41,17 @@ def test_sinkhorn_of_a_moved_cloud():
 
 
 def test_sinkhorn_against_the_assignment():
-    """With a small blur, the cost of the best assignment."""
+    """With a small blur, the cost of the best assignment; also of a line of particles that have moved by many spacings."""
     from scipy.optimize import linear_sum_assignment
 
     torch.manual_seed(0)
-    x, y = torch.rand(2, 12, 2, dtype=torch.float64)
-    d = x[:, None] - y[None]
-    cost = (d - torch.round(d)).square().sum(-1)
-    best = cost[linear_sum_assignment(cost.numpy())].mean()
-    assert sinkhorn(x, y, TORUS, epsilon=1e-4, iterations=5000).item() == pytest.approx(best.item(), rel=2e-2)
+    line = (torch.arange(100, dtype=torch.float64)[:, None] + 0.5) / 100
+    wave = line + 0.15 * torch.sin(2 * math.pi * line)
+    for x, y, domain in ((*torch.rand(2, 12, 2, dtype=torch.float64), TORUS), (line, wave, Domain.periodic(1.0))):
+        d = x[:, None] - y[None]
+        cost = (d - torch.round(d)).square().sum(-1)
+        best = cost[linear_sum_assignment(cost.numpy())].mean()
+        assert sinkhorn(x, y, domain, epsilon=2.5e-5).item() == pytest.approx(best.item(), rel=2e-2)
 
 
 def test_a_perfect_rollout_has_no_error():
@@ -58,3 +60,25 @@ def test_a_perfect_rollout_has_no_error():
     assert figures["mse@1"] == figures["mse@5"] == figures["density_error"] == 0 and "mse@20" not in figures
     assert figures["energy"] == figures["true_energy"] and abs(figures["sinkhorn"]) < 1e-12 and figures["momentum"] < 1e-12
     assert figures["max_density"] == figures["true_max_density"]
+
+
+def test_figures_of_a_rollout_that_drifts():
+    """Every particle off by a step of c more in each frame, and faster by a third: figures by hand."""
+    run = particle_flow("compressible", 0, n_frames=7, n_particles=32)
+    c = 0.01
+    drift = c * torch.arange(7, dtype=torch.float64)[:, None, None]
+    figures = compare_particles(run.positions + drift, run.velocities + 1 / 3, run, horizons=(1, 3), rest=2.0)
+    assert figures["mse@1"] == pytest.approx(c**2) and figures["mse@3"] == pytest.approx(c**2 * 14 / 3)
+    assert figures["density_error"] < 1e-12 and figures["max_density"] == pytest.approx(figures["true_max_density"])
+    assert figures["momentum"] < 1e-12  # it was off from the start, but did not change
+    kicked = torch.cat([run.velocities[:1], run.velocities[1:] + 1 / 3])
+    size = (run.particles.masses[:, None] * run.velocities[0].abs()).sum().item()
+    change = (torch.einsum("i,tid->td", run.particles.masses, kicked) - run.particles.masses @ run.velocities[0]).abs().max().item()
+    assert compare_particles(run.positions, kicked, run)["momentum"] == pytest.approx(change / size)
+    assert figures["sinkhorn_epsilon"] == pytest.approx((2 / 32) ** 2 / 4)  # half a spacing, squared
+    assert compare_particles(run.positions, run.velocities, run, rest=2.0)["max_density"] == pytest.approx(figures["max_density"])
+    squeezed = run.positions.clone()
+    squeezed[-1] *= 0.5
+    rho, other = density(run.positions[-1], run.particles), density(squeezed[-1], run.particles)
+    wanted = ((rho - other) / 2).square().mean().sqrt().item()
+    assert compare_particles(squeezed, run.velocities, run, rest=2.0)["density_error"] == pytest.approx(wanted) and wanted > 0.1

@@ -4,8 +4,10 @@ import pytest
 import torch
 from helpers import band_limited
 
-from opkernels import Domain, ParticleSet
+from opkernels import Domain, ParticleSet, radius_search
+from opkernels.layers.product_kernels import Bumps, Chebyshev, Fourier, Spline
 from opkernels.models import SFBC
+from opkernels.models.sfbc import BASES
 
 TORUS = Domain.periodic(1.0, 1.2)
 SMALL = {"hidden_channels": (6, 8, 8), "n_harmonics": 1}
@@ -85,6 +87,29 @@ def test_one_function_on_finer_particles():
             outputs.append(model(f, particles).unflatten(0, (n, n))[:: n // 16, :: n // 16])
     coarse, fine = (((y - outputs[2]).norm() / outputs[2].norm()).item() for y in outputs[:2])
     assert fine < 1e-3 and fine < coarse / 8
+
+
+@pytest.mark.parametrize("vertex_mlp", [False, True])
+def test_is_the_network_of_its_docstring(vertex_mlp):
+    """Its own layers, put together by hand, with walls and residuals."""
+    model, particles, wall = built(boundary_channels=2, hidden_channels=(4, 8, 8), vertex_mlp=vertex_mlp), cloud(), cloud(30, seed=9)
+    f, g = torch.randn(60, 3, dtype=torch.float64), torch.randn(30, 2, dtype=torch.float64)
+    near, pairs = particles.neighbors(), radius_search(particles.positions, wall.positions, support=0.25, domain=TORUS)
+    z = torch.cat([model.lift(f), model.first(f, particles, near), model.wall(g, particles, pairs, senders=wall)], 1)
+    assert z.shape == (60, 12) and len(model.convs) == len(model.linears) == 3
+    for at, residual in ((0, False), (1, True), (2, False)):
+        z = z + model.vertex[at](z) if vertex_mlp else z
+        y = torch.nn.functional.gelu(z)
+        out = model.convs[at](y, particles, near) + model.linears[at](y)
+        z = out + z if residual else out
+    torch.testing.assert_close(model(f, particles, boundary=wall, boundary_features=g), z, rtol=1e-10, atol=1e-13)
+
+
+def test_bases_are_the_families_of_equal_size():
+    wanted = {"fourier": Fourier(2), "linear": Spline(5, 1), "spline": Spline(5, 3), "chebyshev": Chebyshev(5), "radial": Bumps(5)}
+    for name in BASES:
+        kernel = built(basis=name, n_harmonics=2).convs[0].kernel
+        assert kernel.families == (wanted[name],) * 2 and kernel.size == 25
 
 
 def test_an_edge_map_keeps_parity_and_the_rim():

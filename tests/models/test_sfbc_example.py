@@ -6,5 +6,5 @@ from pathlib import Path
 
 def test_example():
     numbers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "sfbc.py"))["main"]()
-    assert 1e-3 < numbers["ratio"] < 0.3
+    assert 1e-3 < numbers["ratio"] < 0.1
     assert numbers["momentum"] < 1e-12

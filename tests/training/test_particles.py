@@ -9,7 +9,15 @@ from opkernels import Axis, Domain, ParticleSet
 from opkernels.datasets.particle_flows import PARTICLE_FLOWS, particle_flow
 from opkernels.evaluation.particles import compare_particles
 from opkernels.models import SFBC
-from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities, random_isometry
+from opkernels.training.particles import (
+    ParticleOptions,
+    ParticleStepper,
+    _Training,
+    _window_loss,
+    fit_particles,
+    frame_velocities,
+    random_isometry,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +69,77 @@ def test_training_is_repeatable_and_can_be_stopped(flows):
 
 
 def test_conservative_rollouts_keep_momentum_after_training(flows):
-    stepper = stepper_of(flows, conservative=True).double()
+    """Over 1000 steps, with unequal masses; the neighbors change on the way."""
+    stepper = stepper_of(flows, conservative=True, n_harmonics=1).double()
     fit_particles(stepper, flows, ParticleOptions(steps=10))
-    x, v = stepper.rollout(flows[0].frame(0).replace(densities=None), flows[0].velocities[0], 100)
-    m = flows[0].particles.masses[:, None]
+    stepper.acceleration_scale *= 0.1  # hardly trained, it would blow up
+    masses = (0.5 + torch.rand(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)) / 24
+    start = flows[0].frame(0).replace(densities=None, masses=masses)
+    x, v = stepper.rollout(start, flows[0].velocities[0], 1000)
+    m = masses[:, None]
     assert ((m * v).sum(1) - (m * v[0]).sum(0)).abs().max() < 1e-12 and (v[-1] - v[0]).norm() > 0.1
+    assert torch.isfinite(x).all() and (x[-1] - x[0]).abs().max() > start.support
+
+
+def silent(flows, **options):
+    """A stepper whose network says zero: particles fly on."""
+    stepper = stepper_of(flows, **options)
+    for weight in (stepper.model.convs[-1].weight, *stepper.model.linears[-1].parameters()):
+        weight.data.zero_()
+    return stepper.double()
+
+
+@pytest.mark.parametrize("name", ["compressible", "incompressible"])
+def test_the_loss_counts_standard_accelerations(name):
+    """Of free flight over the windows of one trajectory, by hand; the same in turned frames; more with noise, by its variance."""
+    run = frame_velocities(particle_flow(name, 1, n_frames=4, n_particles=36, interval=0.05))
+    x, v, dt = run.positions, run.velocities, run.times[1] - run.times[0]
+    stepper = silent([run])
+    unit = dt * stepper.acceleration_scale
+    assert unit == pytest.approx(v.diff(dim=0).square().mean().sqrt().item(), rel=1e-6)
+
+    def loss_of(first, n, **options):
+        cut = {key: getattr(run, key)[first : first + n + 1] for key in ("times", "positions", "velocities", "densities", "pressures")}
+        window = dataclasses.replace(run, **cut, energies=None)
+        options = ParticleOptions(batch_size=1, unroll=n, **options)
+        return _window_loss(stepper, [window], n, options, torch.Generator().manual_seed(3)).item()
+
+    one = [(v[k + 1] - v[k]).square().mean().item() / unit**2 for k in (0, 1)]  # x errs by dt times as much
+    assert loss_of(0, 1) == pytest.approx(one[0], rel=1e-9) and sum(one) / 2 == pytest.approx(1, rel=1e-6)
+    late = ((x[0] + 2 * dt * v[0] - x[2]) / dt).square().mean() + (v[0] - v[2]).square().mean()
+    assert loss_of(0, 2) == pytest.approx((2 * one[0] + late.item() / unit**2) / 4, rel=1e-9)
+    assert loss_of(0, 1, isometries=False) == pytest.approx(loss_of(0, 1), rel=1e-9)
+    level = 0.5  # errors: of velocities once, of positions over dt twice
+    more = level**2 * stepper.velocity_scale**2 * 3 / (2 * unit**2)
+    assert loss_of(0, 1, noise=level) - one[0] == pytest.approx(more, rel=0.5)
+
+
+def test_windows_grow_and_the_rate_falls(flows):
+    stepper, calls = stepper_of(flows), []
+    stepper.register_forward_hook(lambda *_: calls.append(0))
+    seen = []
+    fit_particles(stepper, flows, ParticleOptions(steps=6, unroll=3), on_step=lambda n, loss: seen.append(len(calls)))
+    assert seen == [1, 2, 4, 6, 9, 12]  # windows of 1, 1, 2, 2, 3, 3 steps
+    training = _Training(stepper_of(flows), ParticleOptions(steps=4, lr=1e-2, gradient_clip=1e-3))
+    for _ in range(4):
+        training.step(1e3 * training.stepper.model.lift.weight.square().sum())
+        assert training.stepper.model.lift.weight.grad.norm() == pytest.approx(1e-3, rel=1e-2)
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_scales_are_those_of_the_frames_and_multiply(flows):
+    stepper = stepper_of(flows).double()
+    dt = flows[0].times[1] - flows[0].times[0]
+    assert stepper.velocity_scale == pytest.approx(torch.cat([f.velocities for f in flows]).square().mean().sqrt().item())
+    changes = torch.stack([f.velocities.diff(dim=0) / dt for f in flows])
+    assert stepper.acceleration_scale == pytest.approx(changes.square().mean().sqrt().item())
+    heavy = ParticleStepper.from_frames(stepper.model, flows, gravity=(3.0,))
+    assert heavy.acceleration_scale == pytest.approx((changes - 3).square().mean().sqrt().item())
+    start, v = flows[0].frame(0).replace(densities=None), flows[0].velocities[0]
+    x, after = stepper(start, v)
+    wanted = stepper.model(torch.cat([torch.ones_like(v), v / stepper.velocity_scale], 1), start)
+    torch.testing.assert_close(after - v, dt * stepper.acceleration_scale * wanted, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(x - start.positions, dt * after, rtol=0, atol=1e-13)
 
 
 def test_position_gradients_can_be_stopped(flows):
@@ -109,6 +183,13 @@ def test_walls_and_gravity():
     torch.testing.assert_close(after - weightless, torch.tensor([[0.0, -0.2]], dtype=torch.float64).expand(20, 2), rtol=0, atol=1e-14)
     far = dataclasses.replace(wall, positions=wall.positions + 10)
     assert (ParticleStepper(model, dt=0.1, boundary=far)(particles, v)[1] - weightless).norm() > 1e-6
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)  # about the middle, (1/2, 1/2)
+    slide = torch.tensor([[0.7, 0.0]], dtype=torch.float64).expand(12, 2)
+    gliding = ParticleStepper(model, dt=0.1, gravity=(0.0, -2.0), boundary=wall, boundary_velocities=slide)
+    turned = dataclasses.replace(wall, positions=(wall.positions - 0.5) @ turn.T + 0.5)
+    same = ParticleStepper(model, dt=0.1, gravity=(2.0, 0.0), boundary=turned, boundary_velocities=slide @ turn.T)
+    torch.testing.assert_close(gliding(particles, v, turn=turn)[1], same(particles, v)[1], rtol=1e-10, atol=1e-12)
+    assert (gliding(particles, v)[1] - after).norm() > 1e-6
     pair = ParticleSet.stack([particles, particles])
     torch.testing.assert_close(stepper(pair, torch.cat([v, v]))[1], torch.cat([after, after]), rtol=1e-10, atol=1e-12)
 
