@@ -105,7 +105,7 @@ class Sphere:
             If not two whole numbers are given, or one is below two.
         """
         sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return SphereGrid(self, tuple(sizes))
+        return SphereGrid(self, tuple(sizes))  # pyright: ignore[reportArgumentType] - checked there
 
     def grid_of(self, x: Tensor) -> SphereGrid:
         """Return the grid of a tensor (B, C, nlat, nlon) of samples on this sphere."""

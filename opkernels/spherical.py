@@ -45,6 +45,7 @@ Geochem. Geophys. Geosyst. 14 (2013), 751-758.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ from torch import Tensor
 
 from opkernels.domains import table
 from opkernels.sphere import Sphere, SphereGrid, colatitudes, quadrature
+from opkernels.transforms import uses_tf32
 
 __all__ = ["Harmonics"]
 
@@ -97,19 +99,18 @@ class Harmonics:
 
     def analyze(self, x: Tensor, grid: SphereGrid) -> Tensor:
         """Return the coefficients (..., T + 1, T + 1) of samples x (..., nlat, nlon)."""
-        self._check_grid(grid)
-        x = _checked_samples(x, grid)
+        x = self._samples(x, grid)
+        weights, *legendre = self._tables(_scalar_table, grid, x)
         with _exact(x):
-            rows = self._folded(x[None], grid)
-            return self._coefficients(_product(self._table("scalar", grid, x), rows), x.shape[:-2])[0]
+            columns = _projected(legendre, self._folded(x[None], weights), 1)
+            return self._coefficients(columns[:, :, 0], x.shape[:-2])[0]
 
     def synthesize(self, z: Tensor, grid: SphereGrid) -> Tensor:
         """Return the samples (..., nlat, nlon) of the function with coefficients z (..., T + 1, T + 1)."""
-        self._check_grid(grid)
-        self._check_coefficients(z)
+        self._check_coefficients(z, grid)
+        _, *legendre = self._tables(_scalar_table, grid, z)
         with _exact(z):
-            columns = self._columns(z[None])
-            return self._unfolded(_product(self._table("scalar", grid, z).mT, columns), z.shape[:-2], grid)[0]
+            return self._unfolded(_summed(legendre, self._columns(z[None])[:, :, None]), z.shape[:-2], grid)[0]
 
     # -- vector fields
 
@@ -118,46 +119,45 @@ class Harmonics:
 
         The means (l = 0) of both are ignored: no vector field has them.
         """
+        self._check_coefficients(vorticity, grid)
         scale = grid.domain.radius * self._inverse_eigenvalues(vorticity)
         return self._vector(scale * vorticity, scale * divergence, grid)
 
     def gradient(self, z: Tensor, grid: SphereGrid) -> tuple[Tensor, Tensor]:
         """Return the samples of the eastward and northward derivatives of the function with coefficients z."""
+        self._check_coefficients(z, grid)
         z = z / grid.domain.radius
         return self._vector(torch.zeros_like(z), z, grid)
 
     def _vector(self, psi: Tensor, chi: Tensor, grid: SphereGrid) -> tuple[Tensor, Tensor]:
-        """Return the samples of (-D psi + i Q chi, i Q psi + D chi)."""
-        self._check_grid(grid)
-        self._check_coefficients(psi)
-        self._check_coefficients(chi)
+        """Return the samples of (i Q chi - D psi, i Q psi + D chi)."""
+        self._check_coefficients(chi, grid)
+        _, *legendre = self._tables(_vector_table, grid, psi)
         with _exact(psi):
             q = self._columns(1j * torch.stack([chi, psi]))
-            d = self._columns(torch.stack([-psi, chi])).flip(0)
-            products = _product(self._table("vector", grid, psi).mT, torch.cat([q, d], dim=2))
-            u, v = self._unfolded(products, psi.shape[:-2], grid)
+            d = self._columns(torch.stack([-psi, chi])).flip(1)
+            u, v = self._unfolded(_summed(legendre, torch.stack([q, d], dim=2)), psi.shape[:-2], grid)
         return u, v
 
     def vorticity_divergence(self, u: Tensor, v: Tensor, grid: SphereGrid) -> tuple[Tensor, Tensor]:
         """Return the coefficients of vorticity and divergence of the vector field with samples (u, v)."""
-        self._check_grid(grid)
-        u, v = _checked_samples(u, grid), _checked_samples(v, grid)
+        u, v = self._samples(u, grid), self._samples(v, grid)
+        weights, *legendre = self._tables(_vector_table, grid, u)
         with _exact(u):
-            products = _product(self._table("vector", grid, u), self._folded(torch.stack([u, v]), grid))
-            q, d = products.chunk(2, dim=2)
-            (qu, qv), (du, dv) = self._coefficients(q, u.shape[:-2]), self._coefficients(d.flip(0), u.shape[:-2])
+            q, d = _projected(legendre, self._folded(torch.stack([u, v]), weights), 2).unbind(2)
+            (qu, qv), (du, dv) = self._coefficients(q, u.shape[:-2]), self._coefficients(d.flip(1), u.shape[:-2])
         r = grid.domain.radius
         return (1j * qv + du) / r, (1j * qu - dv) / r
 
     def divergence(self, u: Tensor, v: Tensor, grid: SphereGrid) -> Tensor:
         """Return the coefficients of the divergence alone, for half the work of `vorticity_divergence`."""
-        self._check_grid(grid)
-        u, v = _checked_samples(u, grid), _checked_samples(v, grid)
+        u, v = self._samples(u, grid), self._samples(v, grid)
+        weights, *legendre = self._tables(_vector_table, grid, u)
         with _exact(u):
-            rows = self._folded(torch.stack([u, v]), grid)
-            ru, rv = rows.chunk(2, dim=3)
-            q, d = self._table("vector", grid, u).chunk(2, dim=2)
-            qu, dv = self._coefficients(_product(q, ru), u.shape[:-2]), self._coefficients(_product(d, rv).flip(0), u.shape[:-2])
+            rows_u, rows_v = self._folded(torch.stack([u, v]), weights).chunk(2, dim=3)
+            q, d = zip(*(block.chunk(2, dim=2) for block in legendre), strict=True)
+            qu, dv = _projected(q, rows_u, 1)[:, :, 0], _projected(d, rows_v, 1)[:, :, 0].flip(1)
+            qu, dv = self._coefficients(qu, u.shape[:-2]), self._coefficients(dv, u.shape[:-2])
         return (1j * qu - dv)[0] / grid.domain.radius
 
     # -- coefficients alone
@@ -195,86 +195,128 @@ class Harmonics:
                 f"degrees up to {grid.highest_degree}; lower the degree or refine the grid"
             )
 
-    def _check_coefficients(self, z: Tensor) -> None:
+    def _samples(self, x: Tensor, grid: SphereGrid) -> Tensor:
+        """Refuse what does not fit the grid; half precisions become float32."""
+        self._check_grid(grid)
+        if tuple(x.shape[-2:]) != tuple(grid.shape) or not x.is_floating_point():
+            nlat, nlon = grid.shape
+            raise ValueError(
+                f"got samples of shape {tuple(x.shape)} and dtype {x.dtype} on a grid of {nlat} latitudes and {nlon} longitudes; "
+                f"expected real (..., {nlat}, {nlon})"
+            )
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+    def _check_coefficients(self, z: Tensor, grid: SphereGrid) -> None:
+        self._check_grid(grid)
         size = self.degree + 1
-        if z.ndim < 2 or tuple(z.shape[-2:]) != (size, size) or not z.is_complex():
+        if tuple(z.shape[-2:]) != (size, size) or not z.is_complex():
             raise ValueError(
                 f"Harmonics({self.degree}) got coefficients of shape {tuple(z.shape)} and dtype {z.dtype}; "
                 f"expected complex (..., {size}, {size})"
             )
 
-    def _table(self, kind: str, grid: SphereGrid, like: Tensor) -> Tensor:
-        build = _scalar_table if kind == "scalar" else _vector_table
-        return build(grid.domain.points, grid.shape[0], self.degree, device=like.device, dtype=like.real.dtype)
+    def _tables(self, build: Callable[..., Tensor], grid: SphereGrid, like: Tensor) -> list[Tensor]:
+        return _looked_up(build, grid.domain.points, grid.shape[0], self.degree, like.device, like.real.dtype)
 
-    def _folded(self, x: Tensor, grid: SphereGrid) -> Tensor:
-        """Weighted Fourier rows of samples (F, ..., nlat, nlon), north plus and minus south: (2, m, nlat/2, columns)."""
-        nlat = grid.shape[0]
-        half = (nlat + 1) // 2
-        rows = torch.view_as_real(torch.fft.rfft(x.reshape(-1, *grid.shape), norm="forward")[..., : self.degree + 1])
-        rows = rows.permute(2, 1, 0, 3).reshape(self.degree + 1, nlat, -1)
-        rows = rows * _half_weights(grid.domain.points, nlat, device=x.device, dtype=x.dtype)[:, None]
-        north, south = rows[:, :half], rows.flip(1)[:, :half]
-        return torch.stack([north, north]) + _signs(self.degree, device=x.device, dtype=x.dtype) * south
+    # Columns of the matrix products are (m, parity, row or degree, batch), complex: parity 0 is even across the equator, 1 odd.
 
-    def _unfolded(self, products: Tensor, batch: tuple[int, ...], grid: SphereGrid) -> Tensor:
-        """Return samples (F, *batch, nlat, nlon) from the northern values of even and odd parts (2, m, nlat/2, columns)."""
+    def _folded(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted Fourier rows of samples (F, ..., nlat, nlon), north plus and minus south: (m, 2, nlat/2, F...)."""
+        x = x.reshape(-1, *x.shape[-2:])
+        plus, half = weights[0], weights.shape[-2]
+        both = torch.addcmul(x[:, :half] * plus, weights, x.flip(1)[:, :half])
+        return torch.fft.rfft(both, norm="forward")[..., : self.degree + 1].permute(3, 0, 2, 1)
+
+    def _unfolded(self, rows: Tensor, batch: tuple[int, ...], grid: SphereGrid) -> Tensor:
+        """Return the samples (F, *batch, nlat, nlon) of Fourier rows (m, 2, nlat/2, F...)."""
         nlat, nlon = grid.shape
-        even, odd = products
-        north = even + odd
-        south = (even - odd) * _signs(self.degree, device=products.device, dtype=products.dtype)[0]
-        rows = torch.cat([north, south[:, : nlat // 2].flip(1)], dim=1)
-        rows = rows.reshape(self.degree + 1, nlat, -1, 2).permute(2, 1, 0, 3).contiguous()
-        x = torch.fft.irfft(torch.view_as_complex(rows), n=nlon, norm="forward")
+        even, odd = torch.fft.irfft(rows.permute(1, 3, 2, 0), n=nlon, norm="forward")
+        x = torch.cat([even + odd, (even - odd)[:, : nlat // 2].flip(1)], dim=1)
         return x.reshape(-1, *batch, nlat, nlon)
 
+    # A row m of coefficients holds l = 0 .. T, those of the products n = l - m = 0, 1, 2, ... with parities alternating. In memory
+    # with rows of length 2 k for n, read as rows of length 2 k - 1, one is the other: n = l - m is a reshape. What spills over the end
+    # of a row lands on l < m of the next, where the tables are zero.
+
     def _columns(self, z: Tensor) -> Tensor:
-        """Coefficients (F, ..., l, m) as real columns, even and odd degrees apart: (2, m, degrees/2, columns)."""
-        size = self.degree + 1
-        z = torch.view_as_real(z.mT.reshape(-1, size, size))
-        z = torch.nn.functional.pad(z, (0, 0, 0, size % 2)).reshape(-1, size, (size + 1) // 2, 2, 2)
-        return z.permute(3, 1, 2, 0, 4).flatten(3)
+        """Return the coefficients (F, ..., l, m) as columns (m, 2, k, F...), n = 2 k + parity."""
+        size, k = self.degree + 1, _pairs(self.degree)
+        z = torch.nn.functional.pad(z.mT.reshape(-1, size, size), (0, 2 * k - 1 - size)).flatten(1)
+        z = torch.nn.functional.pad(z, (0, size)).view(-1, size, k, 2)
+        return z.permute(1, 3, 2, 0)
 
-    def _coefficients(self, products: Tensor, batch: tuple[int, ...]) -> Tensor:
+    def _coefficients(self, columns: Tensor, batch: tuple[int, ...]) -> Tensor:
         """Undo `_columns`: (F, *batch, l, m)."""
-        size, k = self.degree + 1, products.shape[2]
-        z = products.reshape(2, size, k, -1, 2).permute(3, 1, 2, 0, 4).reshape(-1, size, 2 * k, 2)
-        return torch.view_as_complex(z)[..., :size].reshape(-1, *batch, size, size).mT
+        size, k = self.degree + 1, _pairs(self.degree)
+        z = torch.stack([columns[:, 0], columns[:, 1]], dim=-1).permute(2, 0, 1, 3).reshape(-1, size * 2 * k)
+        z = z[:, : size * (2 * k - 1)].unflatten(1, (size, 2 * k - 1))[..., :size]
+        return z.reshape(-1, *batch, size, size).mT
 
 
-def _checked_samples(x: Tensor, grid: SphereGrid) -> Tensor:
-    if tuple(x.shape[-2:]) != tuple(grid.shape) or not x.is_floating_point():
-        raise ValueError(
-            f"got samples of shape {tuple(x.shape)} and dtype {x.dtype} on a grid of {grid.shape[0]} latitudes and "
-            f"{grid.shape[1]} longitudes; expected real (..., {grid.shape[0]}, {grid.shape[1]})"
-        )
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def _pairs(degree: int) -> int:
+    """Return the number of n = l - m of one parity: such that 2 k - 1 >= degree + 1."""
+    return (degree + 3) // 2
 
 
 def _exact(x: Tensor):
     """No autocast inside."""
-    return torch.autocast(x.device.type, enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if torch.is_autocast_enabled(x.device.type) else nullcontext()
+
+
+def _projected(tables: Sequence[Tensor], rows: Tensor, parts: int) -> Tensor:
+    """Multiply rows (m, 2, nlat/2, batch) by tables (block of m, 2, parts k, nlat/2): (m, 2, parts, k, batch)."""
+    blocks, first = [], 0
+    for block in tables:
+        product = _product(block, rows[first : first + len(block)]).unflatten(2, (parts, -1))
+        blocks.append(torch.nn.functional.pad(product, (0, 0, 0, _pairs(len(rows) - 1) - product.shape[3])))
+        first += len(block)
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def _summed(tables: Sequence[Tensor], columns: Tensor) -> Tensor:
+    """Multiply columns (m, 2, parts, k, batch) by the transposes of the tables of `_projected`: (m, 2, nlat/2, batch)."""
+    blocks, first = [], 0
+    for block in tables:
+        part = columns[first : first + len(block), :, :, : block.shape[2] // columns.shape[2]]
+        blocks.append(_product(block.mT, part.flatten(2, 3)))
+        first += len(block)
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    return torch.bmm(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, left.shape[:2])
+    """Multiply real matrices (m, 2, i, j) by complex columns (m, 2, j, batch)."""
+    columns = torch.view_as_real(right.contiguous()).flatten(0, 1).flatten(2)
+    if uses_tf32(left.device) and left.dtype == torch.float32:  # ten bits are not enough for a transform
+        products = torch.bmm(left.flatten(0, 1).double(), columns.double()).float()
+    else:
+        products = torch.bmm(left.flatten(0, 1), columns)
+    return torch.view_as_complex(products.unflatten(2, (-1, 2))).unflatten(0, left.shape[:2])
+
+
+def _blocks(degree: int) -> list[tuple[int, int]]:
+    """Return ranges first .. stop - 1 of m. Degrees are l = m .. T: in blocks, tables hold little more than this triangle."""
+    count = min(8, max(1, (degree + 1) // 22))
+    edges = [(degree + 1) * b // count for b in range(count + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+@torch.compiler.disable(recursive=True)
+def _looked_up(build: Callable[..., Tensor], points: str, nlat: int, degree: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Return the weights of the rows and the blocks of a table, at the price of a break in a compiled graph.
+
+    Traced into the graph, they would be built in every call.
+    """
+    blocks = [build(points, nlat, degree, first, stop, device=device, dtype=dtype) for first, stop in _blocks(degree)]
+    return [_half_weights(points, nlat, device=device, dtype=dtype), *blocks]
 
 
 @table
 def _half_weights(points: str, nlat: int, device) -> Tensor:
-    """2 pi w_j; the row on the equator is its own mirror image and counts half on each side."""
-    w = 2 * math.pi * quadrature(points, int(nlat))
+    """2 pi w_j of the northern rows, plus and minus: (2, 1, nlat/2, 1). A row on the equator is its own mirror image: half on each side."""
+    w = 2 * math.pi * quadrature(points, int(nlat))[: (nlat + 1) // 2]
     if nlat % 2:
-        w[nlat // 2] /= 2
-    return torch.as_tensor(w, device=device)
-
-
-@table
-def _signs(degree: int, device) -> Tensor:
-    """Parity (-1)^(s + m) of the degrees l = s, s + 2, ...: (2, degree + 1, 1, 1)."""
-    m = torch.arange(degree + 1, device=device) % 2
-    sign = (1 - 2 * m).double()
-    return torch.stack([sign, -sign])[..., None, None]
+        w[-1] /= 2
+    return torch.as_tensor(np.stack([w, -w])[:, None, :, None], device=device)
 
 
 @table
@@ -292,63 +334,64 @@ def _inverse_eigenvalues(degree: int, device) -> Tensor:
 
 
 @table
-def _scalar_table(points: str, nlat: int, degree: int, device) -> Tensor:
-    """P at the northern rows, even and odd degrees apart: (2, m, degrees/2, nlat/2)."""
-    return torch.as_tensor(_parted(_legendre(points, int(nlat), int(degree))), device=device)
+def _scalar_table(points: str, nlat: int, degree: int, first: int, stop: int, device) -> Tensor:
+    """P at the northern rows, even and odd apart, for m = first .. stop - 1: (m, 2, k, nlat/2)."""
+    return torch.as_tensor(_parted(_legendre(points, int(nlat), degree, first, stop), first), device=device)
 
 
 @table
-def _vector_table(points: str, nlat: int, degree: int, device) -> Tensor:
-    """Q of one parity over D of the other, which is even and odd across the equator as Q is: (2, m, degrees, nlat/2)."""
-    P = _legendre(points, int(nlat), int(degree) + 1)
-    q, d = _parted(_quotients(P)), _parted(_derivatives(P))
-    return torch.as_tensor(np.concatenate([q, d[::-1]], axis=2), device=device)
+def _vector_table(points: str, nlat: int, degree: int, first: int, stop: int, device) -> Tensor:
+    """Q of one parity over D of the other, which is even and odd across the equator as Q is: (m, 2, 2 k, nlat/2)."""
+    P = _legendre(points, int(nlat), degree + 1, first - 1, stop + 1)
+    ell, m = np.arange(degree + 1.0)[:, None, None], np.arange(first, stop)[:, None]
+    q, d = _parted(_quotients(P, ell, m), first), _parted(_derivatives(P, ell, m), first)
+    return torch.as_tensor(np.concatenate([q, d[:, ::-1]], axis=2), device=device)
 
 
-def _parted(P: np.ndarray) -> np.ndarray:
-    """(l, m, j) to (s, m, k, j) with l = s + 2 k."""
-    size = len(P)
-    P = np.concatenate([P, np.zeros_like(P[: size % 2])])
-    return np.ascontiguousarray(P.reshape(-1, 2, *P.shape[1:]).transpose(1, 2, 0, 3))
+def _parted(P: np.ndarray, first: int) -> np.ndarray:
+    """(l, m, j) to (m, 2, k, j) with l = m + 2 k + parity, zero for l beyond the last. Tiny values would slow sums down (denormal)."""
+    degree, rows = len(P) - 1, P.shape[2]
+    parts = np.zeros((P.shape[1], 2 * _pairs(degree - first), rows))
+    for i in range(len(parts)):
+        parts[i, : degree + 1 - first - i] = P[first + i :, i]
+    parts[np.abs(parts) < 1e-30] = 0
+    return parts.reshape(len(parts), -1, 2, rows).swapaxes(1, 2)
 
 
-def _legendre(points: str, nlat: int, degree: int) -> np.ndarray:
-    """P_lm at the northern rows and the equator: (degree + 1, degree + 1, ceil(nlat/2)), zero for m > l."""
+def _legendre(points: str, nlat: int, degree: int, first: int, stop: int) -> np.ndarray:
+    """P_lm at the northern rows and the equator, m = first .. stop - 1: (degree + 1, m, ceil(nlat/2)), zero for l < m and m = -1."""
     theta = colatitudes(points, nlat)[: (nlat + 1) // 2]
-    mu, cos = np.cos(theta), np.sin(theta)
-    P = np.zeros((degree + 1, degree + 1, len(mu)))
-    m = np.arange(degree + 1.0)[:, None]
-    P[0, 0] = 1 / math.sqrt(4 * math.pi)
-    for ell in range(1, degree + 1):
-        P[ell, ell] = math.sqrt((2 * ell + 1) / (2 * ell)) * cos * P[ell - 1, ell - 1]
-        below = m[:ell]
-        P[ell, :ell] = mu * P[ell - 1, :ell]
-        if ell > 1:
-            P[ell, :ell] -= _epsilon(ell - 1, below) * P[ell - 2, :ell]
-        P[ell, :ell] /= _epsilon(ell, below)
+    k = np.arange(1.0, stop)
+    P = np.zeros((degree + 1, stop - first, len(theta)))
+    diagonal = np.cumprod(np.concatenate([[math.sqrt(1 / (4 * math.pi))], np.sqrt((2 * k + 1) / (2 * k))]))
+    for ell in range(max(first, 0), degree + 1):
+        m = np.arange(max(first, 0), min(ell, stop))[:, None]  # orders that have a lower degree
+        here = slice(max(-first, 0), max(-first, 0) + len(m))
+        if ell < stop:
+            P[ell, ell - first] = diagonal[ell] * np.sin(theta) ** ell
+        if len(m):
+            P[ell, here] = np.cos(theta) * P[ell - 1, here]
+            if ell > 1:
+                P[ell, here] -= _epsilon(ell - 1, m) * P[ell - 2, here]
+            P[ell, here] /= _epsilon(ell, m)
     return P
 
 
 def _epsilon(ell: int, m: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(ell**2 - m**2, 0) / (4 * ell**2 - 1))
+    return np.sqrt((ell**2 - m**2).clip(0) / (4 * ell**2 - 1))
 
 
-def _derivatives(P: np.ndarray) -> np.ndarray:
-    """D = dP/dphi = ( sqrt((l-m)(l+m+1)) P_l,m+1 - sqrt((l+m)(l-m+1)) P_l,m-1 )/2, for degrees below the last of P."""
-    T = len(P) - 2
-    ell, m = np.arange(T + 1.0)[:, None, None], np.arange(T + 1.0)[:, None]
-    D = np.sqrt(np.maximum((ell - m) * (ell + m + 1), 0)) * P[:-1, 1:] / 2
-    D[:, 0] *= 2
-    D[:, 1:] -= np.sqrt(np.maximum((ell + m) * (ell - m + 1), 0))[:, 1:] * P[:-1, :-2] / 2
-    return D
+def _derivatives(P: np.ndarray, ell: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """D = dP/dphi = ( sqrt((l-m)(l+m+1)) P_l,m+1 - sqrt((l+m)(l-m+1)) P_l,m-1 )/2, without the half for m = 0.
+
+    P holds one order more than m on either side.
+    """
+    above, below = np.sqrt(((ell - m) * (ell + m + 1)).clip(0)), np.sqrt(((ell + m) * (ell - m + 1)).clip(0))
+    return (above * P[:-1, 2:] - below * P[:-1, :-2]) / np.where(m == 0, 1, 2)
 
 
-def _quotients(P: np.ndarray) -> np.ndarray:
-    """Q = m P/cos(phi) = sqrt((2l+1)/(2l+3)) ( sqrt((l-m+1)(l-m+2)) P_l+1,m-1 + sqrt((l+m+1)(l+m+2)) P_l+1,m+1 )/2, as `_derivatives`."""
-    T = len(P) - 2
-    ell, m = np.arange(T + 1.0)[:, None, None], np.arange(T + 1.0)[:, None]
-    scale = np.sqrt((2 * ell + 1) / (2 * ell + 3)) / 2
-    Q = scale * np.sqrt((ell + m + 1) * (ell + m + 2)) * P[1:, 1:]
-    Q[:, 1:] += (scale * np.sqrt(np.maximum((ell - m + 1) * (ell - m + 2), 0)))[:, 1:] * P[1:, :-2]
-    Q[:, 0] = 0
-    return Q * (m <= ell)
+def _quotients(P: np.ndarray, ell: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """Q = m P/cos(phi) = sqrt((2l+1)/(2l+3)) ( sqrt((l-m+1)(l-m+2)) P_l+1,m-1 + sqrt((l+m+1)(l+m+2)) P_l+1,m+1 )/2, 0 for m = 0."""
+    below, above = np.sqrt(((ell - m + 1) * (ell - m + 2)).clip(0)), np.sqrt((ell + m + 1) * (ell + m + 2))
+    Q = np.sqrt((2 * ell + 1) / (2 * ell + 3)) / 2 * (below * P[1:, :-2] + above * P[1:, 2:])
+    return Q * ((m > 0) & (m <= ell))
