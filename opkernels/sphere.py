@@ -40,11 +40,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain, Whole, table
+from opkernels.domains import Axis, Domain, Whole, table
 
-__all__ = ["Sphere", "SphereGrid", "domain_from_dict"]
+__all__ = ["Parallels", "Sphere", "SphereGrid", "domain_from_dict"]
 
 POINTS = ("gauss", "equiangular")
+
+
+@dataclass(frozen=True)
+class Parallels:
+    """The latitudes of a sphere's rows, from north to south: what an `Axis` is to a box.
+
+    Parameters
+    ----------
+    points : {"gauss", "equiangular"}
+        Where the rows sit (table in the module's docstring).
+    """
+
+    points: str
+    name: str = "latitude"
+    lower: float = -math.pi / 2
+    upper: float = math.pi / 2
+    periodic: bool = False
+
+    def spacing(self, n: int) -> float:
+        """Distance of neighboring rows in radians; for "gauss", the mean."""
+        return math.pi / (n - 1 if self.points == "equiangular" else n)
+
+    def coordinates(self, n: int, device=None, dtype=None) -> Tensor:
+        """Latitudes of the n rows in radians, shape (n,)."""
+        return latitudes(self.points, n, device=device, dtype=dtype)
+
+    def weights(self, n: int, device=None, dtype=None) -> Tensor:
+        """Weights w_j of the n rows, which sum to 2, shape (n,)."""
+        return row_weights(self.points, n, device=device, dtype=dtype)
+
+    def refined(self, n: int, factor: int) -> int:
+        """Return the number of rows whose distance is 1/factor of that of n."""
+        return factor * (n - 1) + 1 if self.points == "equiangular" else factor * n
+
+    def coarsened(self, n: int, factor: int) -> int:
+        """Return the number of rows whose distance is factor times that of n; refuse if there is none."""
+        if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
+            raise ValueError(f"got the factor {factor!r} to coarsen by; give a whole number of at least 1")
+        ends = 1 if self.points == "equiangular" else 0
+        if (n - ends) % factor:
+            raise ValueError(f'got {n} latitudes of kind "{self.points}", which cannot be coarsened by {factor}')
+        return (n - ends) // factor + ends
+
+
+_MERIDIANS = Axis(0.0, 2 * math.pi, periodic=True, points="node", name="longitude")
 
 
 @dataclass(frozen=True)
@@ -90,6 +135,16 @@ class Sphere:
     def names(self) -> tuple[str, str]:
         """Names of the axes."""
         return ("latitude", "longitude")
+
+    @property
+    def axes(self) -> tuple[Parallels, Axis]:
+        """Latitude and longitude, for positions and labels; their lengths are angles, and the sphere is not a box of them."""
+        return Parallels(self.points), _MERIDIANS
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Lengths of the axes in radians."""
+        return math.pi, 2 * math.pi
 
     @property
     def measure(self) -> float:
@@ -162,22 +217,20 @@ class SphereGrid:
         """Samples per axis that a tensor on this grid holds: all of `shape`."""
         return self.shape
 
+    def with_shape(self, shape: Sequence[int]) -> SphereGrid:
+        """Return the sphere sampled with other numbers of points."""
+        return SphereGrid(self.domain, tuple(shape))
+
     @property
     def uniform(self) -> bool:
         """Whether all quadrature weights are equal: never on a sphere."""
         return False
 
     @property
-    def intervals(self) -> tuple[int, int]:
-        """Number of spacings in latitude and in longitude."""
-        nlat, nlon = self.shape
-        return (nlat - 1 if self.domain.points == "equiangular" else nlat), nlon
-
-    @property
     def spacing(self) -> tuple[float, float]:
-        """Distance of neighboring samples in latitude (the mean one for "gauss") and longitude, in radians like the coordinates."""
-        rows, columns = self.intervals
-        return math.pi / rows, 2 * math.pi / columns
+        """Distance of neighboring samples along a meridian (the mean one for "gauss") and along the equator."""
+        rows, columns = (axis.spacing(n) for axis, n in zip(self.domain.axes, self.shape, strict=True))
+        return self.domain.radius * rows, self.domain.radius * columns
 
     @property
     def highest_degree(self) -> int:
@@ -193,33 +246,21 @@ class SphereGrid:
 
     def coordinates(self, device=None, dtype=None) -> Tensor:
         """Latitude and longitude of the samples in radians, shape (2, nlat, nlon)."""
-        latitude = latitudes(self.domain.points, self.shape[0], device=device, dtype=dtype)
-        longitude = _longitudes(self.shape[1], device=device, dtype=dtype)
-        return torch.stack(torch.meshgrid(latitude, longitude, indexing="ij"))
+        axes = [axis.coordinates(n, device, dtype) for axis, n in zip(self.domain.axes, self.shape, strict=True)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
     def weights(self, device=None, dtype=None) -> Tensor:
         """Quadrature weights of the samples, shape (nlat, nlon); they sum to the area 4 pi r^2."""
-        nlat, nlon = self.shape
-        rows = row_weights(self.domain.points, nlat, device=device, dtype=dtype)
-        return (rows * (2 * math.pi * self.domain.radius**2 / nlon))[:, None].expand(nlat, nlon)
+        rows, columns = (axis.weights(n, device, dtype) for axis, n in zip(self.domain.axes, self.shape, strict=True))
+        return self.domain.radius**2 * rows[:, None] * columns
 
     def refined(self, factor: int = 2) -> SphereGrid:
         """Return the grid with `factor` times finer spacing ("equiangular" nlat -> factor (nlat - 1) + 1)."""
-        return self._of_intervals(tuple(factor * n for n in self.intervals))
+        return self.with_shape([axis.refined(n, factor) for axis, n in zip(self.domain.axes, self.shape, strict=True)])
 
     def coarsened(self, factor: int = 2) -> SphereGrid:
         """Return the grid with `factor` times coarser spacing; refuse sizes it does not divide."""
-        if isinstance(factor, bool) or not isinstance(factor, (int, np.integer)) or factor < 1:
-            raise ValueError(f"got the factor {factor!r} to coarsen by; give a whole number of at least 1")
-        if any(n % factor for n in self.intervals):
-            raise ValueError(
-                f"got a grid of {' x '.join(map(str, self.shape))} points on the sphere, which cannot be coarsened by {factor}"
-            )
-        return self._of_intervals(tuple(n // factor for n in self.intervals))
-
-    def _of_intervals(self, intervals: tuple[int, ...]) -> SphereGrid:
-        rows, columns = intervals
-        return SphereGrid(self.domain, (rows + 1 if self.domain.points == "equiangular" else rows, columns))
+        return self.with_shape([axis.coarsened(n, factor) for axis, n in zip(self.domain.axes, self.shape, strict=True)])
 
 
 def colatitudes(points: str, nlat: int) -> np.ndarray:
@@ -271,8 +312,3 @@ def latitudes(points: str, nlat: int, device) -> Tensor:
 def row_weights(points: str, nlat: int, device) -> Tensor:
     """Return the weights w_j of the rows, which sum to 2: (nlat,)."""
     return torch.as_tensor(quadrature(points, int(nlat)), device=device)
-
-
-@table
-def _longitudes(nlon: int, device) -> Tensor:
-    return 2 * math.pi / nlon * torch.arange(nlon, dtype=torch.float64, device=device)

@@ -87,6 +87,7 @@ def test_spheres_are_values():
     assert domain_from_dict(sphere.to_dict()) == Sphere.from_dict(sphere.to_dict()) == sphere
     domain = ok.Domain.periodic(1.0, 2.0)
     assert domain_from_dict(domain.to_dict()) == domain
+    assert sphere.grid(9, 16).spacing == pytest.approx((6.37e6 * math.pi / 8, 6.37e6 * math.pi / 8))
     assert (sphere.ndim, sphere.names, sphere.grid(9, 16).uniform) == (2, ("latitude", "longitude"), False)
 
 
@@ -102,7 +103,7 @@ def test_spheres_are_values():
         (lambda: Sphere().grid(1, 64), "got 1 samples in latitude"),
         (lambda: Sphere().grid(32, 6.5), "got 6.5 samples in longitude"),
         (lambda: Sphere().grid_of(torch.zeros(3, 8, 16)), "expected \\(batch, channels, latitude, longitude\\)"),
-        (lambda: Sphere().grid(9, 16).coarsened(2), "9 x 16 points on the sphere, which cannot be coarsened by 2"),
+        (lambda: Sphere().grid(9, 16).coarsened(2), 'got 9 latitudes of kind "gauss", which cannot be coarsened by 2'),
         (lambda: Sphere().grid(9, 16).coarsened(0), "give a whole number of at least 1"),
         (lambda: Sphere.from_dict({"sphere": {"size": 1.0}}), "expected sphere, with optionally radius and points"),
         (lambda: domain_from_dict({"ball": 1}), "expected axes"),
