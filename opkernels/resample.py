@@ -7,6 +7,7 @@ Each axis has an interpolant, the function that its samples stand for:
 | periodic, "node" or "cell"    | trigonometric polynomial, |k| <= n/2, Nyquist halved on both signs | spectral                   |
 | walls, "gauss"                | polynomial of degree n - 1 (Legendre series)                    | spectral                   |
 | walls, "node, cell, endpoint" | cubic not-a-knot spline, carried on to the wall                 | h^4                        |
+| a sphere, both axes together  | spherical harmonics up to the grid's `highest_degree`           | spectral                   |
 
 Refining evaluates the interpolant at the finer samples. Coarsening returns the coarse samples whose
 interpolant fits the fine ones best in the (quadrature-weighted) mean square. On periodic and Gauss
@@ -16,6 +17,7 @@ the samples first change kind at the finer size. In every case
 
     coarsen(refine(x)) = x   (same kind of points)   and   constants (on walls: cubics) are exact.
 
+on a sphere for functions that the coarse grid carries (a sphere's grid has more samples than harmonics).
 Both are linear, so each axis is one real matrix (m, n), made in float64; long periodic axes take an
 FFT instead.
 """
@@ -29,22 +31,24 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Grid, table
+from opkernels.sphere import SphereGrid
+from opkernels.spherical import Harmonics
 
 __all__ = ["interpolate", "project", "resample"]
 
 _MATRIX_LIMIT = 512 * 512  # entries up to which a matrix beats (and is kept in the cache of) an FFT
 
 
-def resample(x: Tensor, source: Grid, target: Grid | tuple[int, ...]) -> Tensor:
+def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | tuple[int, ...]) -> Tensor:
     """Return the function sampled by `x` on `source`, sampled on `target`.
 
     Parameters
     ----------
     x : Tensor, (..., *source.shape)
         Real samples; leading axes are kept.
-    source : Grid
+    source : Grid or SphereGrid
         Where the samples of `x` sit.
-    target : Grid or tuple of int
+    target : Grid, SphereGrid or tuple of int
         Where they are wanted: another grid over the same intervals (the points of an axis may
         differ: "cell" to "node"), or only another shape of the same domain.
 
@@ -76,11 +80,14 @@ def resample(x: Tensor, source: Grid, target: Grid | tuple[int, ...]) -> Tensor:
     >>> resample(x, domain.grid(8), (4,)).round(decimals=4) + 0.0
     tensor([ 1.,  0., -1.,  0.])
     """
-    if not isinstance(target, Grid):
+    if not isinstance(target, (Grid, SphereGrid)):
         target = source.domain.grid(tuple(target))
     _check(x, source, target)
     if source == target:
         return x
+    if isinstance(source, SphereGrid) and isinstance(target, SphereGrid):
+        harmonics = Harmonics(min(source.highest_degree, target.highest_degree))
+        return harmonics.synthesize(harmonics.analyze(x, source), target).to(x.dtype)
     with torch.autocast(x.device.type, enabled=False) if torch.amp.is_autocast_available(x.device.type) else nullcontext():
         y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         axes = list(zip(source.domain.axes, source.shape, target.domain.axes, target.shape, strict=True))
@@ -100,6 +107,9 @@ def _check(x: Tensor, source: Grid, target: Grid) -> None:
         raise ValueError(f"resample got a tensor of dtype {x.dtype}; give real floating-point samples")
     if target.ndim != source.ndim:
         raise ValueError(f"resample got a {target.ndim}-D target for a {source.ndim}-D source; give grids of one domain")
+    spheres = [grid.domain.radius if isinstance(grid, SphereGrid) else None for grid in (source, target)]
+    if spheres[0] != spheres[1]:
+        raise ValueError(f"resample got a source on {source.domain} and a target on {target.domain}; both grids must sample one sphere")
     for one, other in zip(source.domain.axes, target.domain.axes, strict=True):
         if (one.lower, one.upper, one.periodic) != (other.lower, other.upper, other.periodic):
             raise ValueError(
