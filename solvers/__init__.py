@@ -14,9 +14,11 @@ from opkernels.solvers.navier_stokes import NavierStokes2D
 from opkernels.solvers.navier_stokes_3d import NavierStokes3D
 from opkernels.solvers.random_fields import GaussianRandomField
 from opkernels.solvers.random_functions import RandomBumps, RandomWaves
+from opkernels.solvers.random_sphere import RandomShallowWater, RandomSphere
 from opkernels.solvers.random_velocity import RandomVelocity
 from opkernels.solvers.random_vorticity import RandomVorticity
 from opkernels.solvers.scalar_transport import ScalarTransport2D
+from opkernels.solvers.shallow_water_sphere import ShallowWaterSphere
 from opkernels.solvers.smoke import SmokeBuoyancy2D, SmokeBuoyancy3D
 from opkernels.solvers.spectral_wave import SpectralWave
 from opkernels.solvers.stepping import SolverError
@@ -38,11 +40,14 @@ __all__ = [
     "NavierStokes2D",
     "NavierStokes3D",
     "RandomBumps",
+    "RandomShallowWater",
+    "RandomSphere",
     "RandomVelocity",
     "RandomVorticity",
     "RandomWaves",
     "RingForcing",
     "ScalarTransport2D",
+    "ShallowWaterSphere",
     "SmokeBuoyancy2D",
     "SmokeBuoyancy3D",
     "SolverError",

@@ -10,7 +10,7 @@ strictly: at N divisible by 3 the mode N/3 would still be hit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from opkernels.domains import Domain, Grid, table
 from opkernels.solvers.checks import check_evolution, require_domain
 from opkernels.solvers.deferred_correction import CORRECTED, evolve_corrected
 from opkernels.solvers.stepping import evolve
-from opkernels.solvers.tables import METHODS, RungeKutta
+from opkernels.solvers.tables import METHODS, AdamsBashforth, RungeKutta
+from opkernels.sphere import SphereGrid
 
 __all__ = ["Modes", "Semilinear", "SpectralSolver", "number", "pair", "parameter", "per_sample", "sample_forcing"]
 
@@ -130,7 +131,7 @@ class Semilinear:
         return self.speed(self.decode(state))
 
 
-def per_sample(value: float | Tensor, name: str, batch: int, grid: Grid, device) -> float | Tensor:
+def per_sample(value: float | Tensor, name: str, batch: int, grid: Grid | SphereGrid, device) -> float | Tensor:
     """Shape a parameter to multiply (B, C, *modes) tables, in float64; refuse a length that is not the batch's."""
     if not isinstance(value, Tensor):
         return value
@@ -271,9 +272,20 @@ class SpectralSolver:
     fields: tuple[str, ...] = ()
     dimensions: tuple[int, ...] = (1, 2, 3)
     schemes: tuple[str, ...] = tuple(METHODS)
+    tables: Mapping[str, RungeKutta | AdamsBashforth] = METHODS
     walled: bool = False  # whether axes with walls are taken, too
 
     def __init__(self, domain: Domain, method: str):
+        self._check_domain(domain)
+        if method not in self.schemes:
+            raise ValueError(f"{type(self).__name__} got method={method!r}; choose one of {', '.join(self.schemes)}")
+        self.domain, self.method = domain, method
+        if method in CORRECTED:
+            self._march = functools.partial(evolve_corrected, order=CORRECTED[method])
+        else:
+            self._march = functools.partial(evolve, table=self.tables[method])
+
+    def _check_domain(self, domain: Domain) -> None:
         name = type(self).__name__
         require_domain(name, domain)
         if not self.walled:
@@ -281,13 +293,6 @@ class SpectralSolver:
         if domain.ndim not in self.dimensions:
             sizes = " or ".join(f"{d}-D" for d in self.dimensions)
             raise ValueError(f"{name} got a {domain.ndim}-D domain; it solves {sizes} problems")
-        if method not in self.schemes:
-            raise ValueError(f"{name} got method={method!r}; choose one of {', '.join(self.schemes)}")
-        self.domain, self.method = domain, method
-        if method in CORRECTED:
-            self._march = functools.partial(evolve_corrected, order=CORRECTED[method])
-        else:
-            self._march = functools.partial(evolve, table=METHODS[method])
 
     def _bind(self, grid: Grid, u0: Tensor):
         raise NotImplementedError
@@ -345,7 +350,7 @@ class SpectralSolver:
     def _answers(self, problem, u0: Tensor, times: Sequence[float], t0: float, dt: float | None) -> Iterator[Tensor]:
         """Yield the fields at each of `times`."""
         march = functools.partial(self._march, problem, dt=dt, describe=lambda: type(self).__name__)
-        if dt is None or not isinstance(METHODS.get(self.method), RungeKutta):  # their memory goes from time to time
+        if dt is None or not isinstance(self.tables.get(self.method), RungeKutta):  # their memory goes from time to time
             yield from map(problem.decode, march(problem.encode(u0), times, t0=t0))
             return
         for time in times:  # each from the fields at the one before, so that a run goes on from any of them to the same bits

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from helpers import band_limited
 
-from opkernels import Axis, Domain
+from opkernels import Axis, Domain, Sphere
 from opkernels.solvers import (
     AllenCahn,
     Burgers1D,
@@ -22,12 +22,14 @@ from opkernels.solvers import (
     NavierStokes2D,
     NavierStokes3D,
     ScalarTransport2D,
+    ShallowWaterSphere,
     SmokeBuoyancy2D,
     SmokeBuoyancy3D,
     SpectralWave,
     Wave2D,
 )
 
+BALL = Sphere(2.0)
 LINE, SQUARE, CUBE = Domain.periodic(4.0), Domain.periodic(4.0, 4.0), Domain.periodic(4.0, 4.0, 4.0)
 NODES = Domain((Axis(0.0, 1.5, points="endpoint"), Axis(0.0, 1.0, periodic=True, points="cell")))
 CELLS = Domain.box(2.0, 1.5)
@@ -80,6 +82,15 @@ def plume(shape):
     return torch.cat([1 + band_limited(shape, batch=2, k_max=1), 0.4 * band_limited(shape, channels=d, batch=2, k_max=1, seed=1)], dim=1)
 
 
+def layer(shape):
+    u = ShallowWaterSphere(BALL, mean_depth=1.0).balanced(scalar(shape))
+    return torch.cat([0.3 * u[:, :1], u[:, 1:2], scalar(shape, 0.3)], dim=1)
+
+
+def hill(latitude, longitude):
+    return 0.1 * latitude.sin()
+
+
 def swirl(x, y):
     return torch.cos(math.pi * x / 2 + math.pi * y / 2)
 
@@ -124,6 +135,12 @@ CASES = {
     "navier-stokes 3-D": Case(
         lambda nu, e: NavierStokes3D(CUBE, viscosity=nu, stirring_wavenumber=2.0, stirring_power=e),
         triple, (8, 9, 10), (4, 5, 4), ((0.05, 0.1), (0.3, 0.6)),
+    ),
+    "shallow water": Case(
+        lambda h, w, nu: ShallowWaterSphere(
+            BALL, mean_depth=h, gravity=2.0, rotation=w, viscosity=nu, viscosity_order=2, orography=hill
+        ),
+        layer, (10, 18), (4, 6), ((2.0, 3.0), (0.5, 1.0), (0.001, 0.002)),
     ),
     "spectral wave": Case(
         lambda c, g: SpectralWave(NODES, speed=c, damping=g, walls=("neumann", "periodic")),

@@ -61,14 +61,14 @@ def test_a_periodic_solver_refuses_walls_other_dimensions_and_what_is_no_domain(
 
 
 SAMPLES = {  # what is done to good samples (2, C, *spatial) -> what is said
-    "an axis too few": (lambda u: u[0], r"got .* \(.*\); expected a tensor \(batch, \d, x"),
-    "channels too many": (lambda u: torch.cat([u, u], dim=1), r"expected a tensor \(batch, \d, x.* with channels "),
+    "an axis too few": (lambda u: u[0], r"got .* \(.*\); expected a tensor \(batch, \d, (x|latitude)"),
+    "channels too many": (lambda u: torch.cat([u, u], dim=1), r"expected a tensor \(batch, \d, (x|latitude).* with channels "),
     "no sample": (lambda u: u[:0], r"got .* \(0, .*; expected a tensor"),
     "an array": (lambda u: u.numpy(), "got .* ndarray; expected a tensor"),
     "whole numbers": (lambda u: u.long(), "in torch.int64; use float32 or float64"),
     "half precision": (lambda u: u.half(), "in torch.float16; use float32 or float64"),
     "complex numbers": (lambda u: u.to(torch.complex128), "in torch.complex128; use float32 or float64"),
-    "one point": (lambda u: u[..., :1], "got 1 samples on axis .; a grid needs at least 2"),
+    "one point": (lambda u: u[..., :1], "got 1 samples (on axis .|in longitude); a grid needs at least 2"),
     "a NaN": (lambda u: torch.stack([u[0], math.nan * u[1]]), "with a NaN or infinity in sample 1; look at"),
     "another batch": (lambda u: torch.cat([u, u[:1]]), "for a batch of 3"),
 }
