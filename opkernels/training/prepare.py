@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.domains import Domain, Grid
 from opkernels.normalization import Normalization
+from opkernels.sphere import Sphere
 from opkernels.surrogate import ParameterScaling, Surrogate
 from opkernels.training.batches import Examples
 from opkernels.training.regimes import Regime
@@ -158,7 +159,7 @@ def _hold_out(data: Trajectories, validation: Trajectories | float) -> tuple[Tra
 
 def _check_domain(model: nn.Module, train: Trajectories, held: Trajectories | None) -> None:
     domain = getattr(model, "domain", None)
-    if isinstance(domain, Domain) and domain != train.domain:
+    if isinstance(domain, (Domain, Sphere)) and domain != train.domain:
         raise ValueError(
             f"the model was built on the domain {_say(domain)}, but the data live on {_say(train.domain)}; build it with data.domain"
         )
@@ -169,7 +170,9 @@ def _check_domain(model: nn.Module, train: Trajectories, held: Trajectories | No
         )
 
 
-def _say(domain: Domain) -> str:
+def _say(domain: Domain | Sphere) -> str:
+    if isinstance(domain, Sphere):
+        return f"a sphere of radius {domain.radius:g} ({domain.points} points)"
     return " x ".join(
         f"{a.name} in [{a.lower:g}, {a.upper:g}] ({'periodic, ' if a.periodic else ''}{a.points} points)" for a in domain.axes
     )
