@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import opkernels as ok
-from opkernels import Axis, Domain
+from opkernels import Axis, Domain, Sphere
 from opkernels.evaluation.probes import random_function
 from opkernels.layers import (
     ChannelMLP,
@@ -21,20 +21,28 @@ from opkernels.layers import (
     FactorizedAttention,
     FactorizedSpectralConv,
     LocalIntegralConv,
+    PolarHats,
+    Radial,
     SpectralConv,
+    SphericalDifferentialConv,
+    SphericalIntegralConv,
+    SphericalSpectralConv,
     Zernike,
 )
-from opkernels.models import FFNO, FNO, MGTFNO, T1, TFNO, FactFormer, LocalNO
+from opkernels.models import FFNO, FNO, MGTFNO, SFNO, T1, TFNO, FactFormer, LocalNO
 
 LINE = Domain.periodic(3.0)
 TORUS = Domain.periodic(2 * math.pi, 3.0)
 CELLS = Domain((Axis(-1, 1, periodic=True, points="cell"), Axis(0, 3, periodic=True, points="node")))
 SPACE = Domain.periodic(1.0, 2.0, 1.5)
 BOX = Domain.box(1.0, 2.0)
+GLOBE = Sphere()
+LATLON = Sphere(2.0, points="equiangular")
 
 SMALL = {"hidden_channels": 8, "n_layers": 2}
 GLOBAL = {"equivariant": False}  # activations on coefficients do not commute with shifts
 COSINES = random_function(BOX, 2, walls="cosines")
+ANGLES = [(65, 128), (70, 129), (129, 256)]  # half as many degrees as rows
 DIVIDING = [(64, 64), (64, 128), (96, 80), (128, 128)]  # into patches
 
 # name, module from (domain, in_channels, out_channels), domain, more arguments of certify
@@ -78,6 +86,13 @@ SPECTRAL = [
         {},
     ),
     ("LocalNO 1-D", lambda d, i, o: LocalNO(d, i, o, n_modes=(16,), **SMALL), LINE, {}),
+    ("SphericalSpectralConv", lambda d, i, o: SphericalSpectralConv(i, o, 9), GLOBE, {}),
+    ("SphericalIntegralConv", lambda d, i, o: SphericalIntegralConv(i, o, Radial(2, 3), radius=0.4), GLOBE, {}),
+    ("SphericalDifferentialConv", lambda d, i, o: SphericalDifferentialConv(i, o, length=0.1, order=2), LATLON, {}),
+    ("SFNO", lambda d, i, o: SFNO(d, i, o, n_modes=12, **SMALL), GLOBE, {}),
+    ("SFNO, equiangular", lambda d, i, o: SFNO(d, i, o, n_modes=12, norm="group_norm", **SMALL), LATLON, {"shapes": ANGLES}),
+    ("SFNO with parameters", lambda d, i, o: SFNO(d, i, o, n_modes=8, n_parameters=2, **SMALL), GLOBE, {"parameters": torch.ones(1, 2)}),
+    ("LocalNO on a sphere", lambda d, i, o: LocalNO(d, i, o, n_modes=12, **SMALL), GLOBE, {}),
 ]
 FINITE_ORDER = [
     ("CompressedConv", lambda d, i, o: CompressedConv(d, i, o, rank=2, spacing=(0.1, 0.05)), TORUS, {"order": 2}),
@@ -89,6 +104,8 @@ FINITE_ORDER = [
         {"tolerance": 5e-4},
     ),
     ("LocalNO in a box", lambda d, i, o: LocalNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
+    # A sum over samples; at the poles its direction turns.
+    ("LocalNO on a sphere, sums", lambda d, i, o: local_no(d, i, o, PolarHats(3, 4)), GLOBE, {"tolerance": 2e-3}),
     # On walls FNO's period ends in a jump: it converges, at the rate of that jump.
     ("FNO in a box", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
     # Cosines of a function whose slope does not vanish at the walls alias, at the order of the midpoint rule.
@@ -101,6 +118,10 @@ FINITE_ORDER = [
     ("FactFormer in a box", lambda d, i, o: FactFormer(d, i, o, **SMALL), BOX, {"order": 2.0}),
     ("FactFormer from wall to wall", lambda d, i, o: FactFormer(d, i, o, **SMALL), Domain.box(1.0, 2.0, points="endpoint"), {"order": 2.0}),
 ]
+
+
+def local_no(domain, in_channels, out_channels, kernel):
+    return LocalNO(domain, in_channels, out_channels, n_modes=12, integral={"kernel": kernel, "radius": 0.5}, **SMALL)
 
 
 def mgtfno(domain, in_channels, out_channels, *, levels):

@@ -6,6 +6,8 @@ others:
 
     error(n) = ||G(u|_n) - (I G(u|_N))|_n|| / ||I G(u|_N) - mean||.
 
+On a sphere the norms are those of the coefficients of spherical harmonics, up to the degrees that the grid n carries.
+
 A spectral operator is limited by the modes that its nonlinearities make and the coarse grid folds
 back, so that the error falls to rounding with refinement; one with stencils falls with their order;
 one that depends on the grid (a convolution in pixels, a ramp of positions on a torus, a transform
@@ -18,6 +20,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,24 +28,58 @@ from torch import Tensor, nn
 from opkernels.domains import Domain, Grid
 from opkernels.evaluation.probes import random_function, values_at
 from opkernels.evaluation.report import Report, Shape, by
+from opkernels.sphere import Sphere, SphereGrid
+from opkernels.spherical import Harmonics
 
 __all__ = ["certify"]
 
-# Per dimension: the largest wave number of the input, the reference, the sizes. A 3-D run uses waves
-# three times longer on grids three times coarser; sizes count relative to the waves.
-_PLANS: dict[int, tuple[int, int, list[Shape]]] = {
-    1: (3, 256, [(32,), (64,), (65,), (96,), (128,)]),
-    2: (3, 256, [(32, 32), (64, 64), (64, 128), (128, 64), (96, 80), (65, 63), (128, 128)]),
-    3: (1, 64, [(16, 16, 16), (24, 24, 24), (24, 48, 32), (48, 24, 24), (25, 27, 23), (48, 48, 48)]),
-}
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked by default: the input's largest wave number, the reference, the grids, those of an order, and how fine a grid is."""
+
+    k_max: int
+    reference: Shape
+    shapes: list[Shape]
+    chain: list[Shape]
+    around: tuple[int, ...]  # how often a row of samples along each axis fits into a period
+
+    def size(self, shape: Shape) -> float:
+        """Return the least number of samples around, for waves of wave number 3; longer ones need fewer."""
+        return min(n * k for n, k in zip(shape, self.around, strict=True)) * 3 / self.k_max
+
+    def even(self, shape: Shape) -> bool:
+        """Whether a grid is equally fine in all directions."""
+        return len({n * k for n, k in zip(shape, self.around, strict=True)}) == 1
+
+
 _ORDER_SIZES = (32, 48, 64, 96, 128)
+_PLANS = {
+    1: _Plan(3, (256,), [(32,), (64,), (65,), (96,), (128,)], [(n,) for n in _ORDER_SIZES], (1,)),
+    2: _Plan(
+        3,
+        (256, 256),
+        [(32, 32), (64, 64), (64, 128), (128, 64), (96, 80), (65, 63), (128, 128)],
+        [(n, n) for n in _ORDER_SIZES],
+        (1, 1),
+    ),
+    3: _Plan(1, (64,) * 3, [(16,) * 3, (24,) * 3, (24, 48, 32), (48, 24, 24), (25, 27, 23), (48,) * 3], [], (1, 1, 1)),
+}
+# from pole to pole a row is half a great circle
+_SPHERE = _Plan(
+    3,
+    (128, 256),
+    [(16, 32), (32, 64), (48, 64), (32, 96), (65, 65), (64, 128)],
+    [(n // 2, n) for n in _ORDER_SIZES],
+    (2, 1),
+)
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def certify(
     module: nn.Module,
-    domain: Domain,
+    domain: Domain | Sphere,
     in_channels: int,
     *,
     shapes: Sequence[Shape] | None = None,
@@ -61,14 +98,14 @@ def certify(
     module : nn.Module
         Any module from (B, in_channels, *spatial) to (B, C, *spatial). Where its `forward` names an
         argument `grid`, the grid is passed. A copy is examined; the module is left as it is.
-    domain : Domain
+    domain : Domain or Sphere
         Where the functions live; 1-D to 3-D.
     in_channels : int
         Channels of the input.
     shapes : sequence of shapes, optional
         Grids to compare with the reference, one of them of 64 samples per axis or more (3-D: 22; smaller
         ones are reported only); by default those of the contract (64 to 128 per axis,
-        unequal and odd ones among them; in 3-D 16 to 48).
+        unequal and odd ones among them; in 3-D 16 to 48). On a sphere 32 latitudes count as 64.
     dtype : torch.float64 or torch.float32
         Precision of the test. Modules that fix a precision inside pass only in float32.
     tolerance : float, optional
@@ -86,7 +123,7 @@ def certify(
     function : callable, optional
         Input in place of the default: a callable from a Grid to samples (1, in_channels, *shape).
         Default: waves with |k| <= 3 (3-D: 1) on periodic axes, polynomials of degree 6 (3-D: 2)
-        between walls, rms 1, see `opkernels.evaluation.probes.random_function`.
+        between walls, harmonics of degree 3 on a sphere, rms 1, see `opkernels.evaluation.probes.random_function`.
     seed : int
         Of the random function.
 
@@ -118,14 +155,15 @@ def certify(
     _check(module, domain, dtype, tolerance, order)
     if shapes is not None and not len(shapes):
         raise ValueError("certify got no shapes; give some, or None for the default ones")
-    k_max, finest, default = _PLANS[domain.ndim]
-    shapes = default if shapes is None else [domain.grid(shape).shape for shape in shapes]
-    chain = [(n,) * domain.ndim for n in _ORDER_SIZES] if order is not None else []
-    probe = _Probe(module, dtype, parameters, function or random_function(domain, in_channels, k_max=k_max, seed=seed))
-    reference = domain.grid([max(finest, *map(max, shapes))] * domain.ndim)
+    plan = _SPHERE if isinstance(domain, Sphere) else _PLANS[domain.ndim]
+    shapes = plan.shapes if shapes is None else [domain.grid(shape).shape for shape in shapes]
+    chain = plan.chain if order is not None else []
+    probe = _Probe(module, dtype, parameters, function or random_function(domain, in_channels, k_max=plan.k_max, seed=seed))
+    finest = max(plan.reference[-1], *(n * k for shape in shapes for n, k in zip(shape, plan.around, strict=True)))
+    reference = domain.grid([-(-finest // k) for k in plan.around])
     output = probe(reference)
     errors = {shape: _error(probe(domain.grid(shape)), output, reference, domain.grid(shape)) for shape in dict.fromkeys([*shapes, *chain])}
-    size = {shape: min(shape) * 3 / k_max for shape in errors}
+    size = {shape: plan.size(shape) for shape in errors}
 
     fitted = None
     allowed: dict[Shape, float | None]
@@ -144,11 +182,11 @@ def certify(
         if (limit := allowed[s]) is not None and not e <= limit
     ]
     if all(limit is None for limit in allowed.values()):
-        findings.append(f"no grid was judged; give shapes of at least {math.ceil(62 * k_max / 3)} samples per axis")
+        findings.append(f"no grid was judged; give shapes of at least {math.ceil(62 * plan.k_max / 3)} samples per axis")
     if not _responds(probe, domain.grid(smallest), in_channels, seed):
         findings.append("the output does not depend on the input")
     if tolerance is not None:
-        findings += _rising(errors, size)
+        findings += _rising(errors, {shape: size[shape] for shape in errors if plan.even(shape)})
     if order is not None and fitted is not None and not abs(fitted - order) <= 0.15:
         findings.append(f"the errors fall with order {fitted:.2f}, not {order:g}")
     if equivariant and equivariance is not None and not equivariance <= (1e-10 if dtype == torch.float64 else 3e-5):
@@ -208,8 +246,8 @@ class _Probe:
 def _check(module: nn.Module, domain: Domain, dtype: torch.dtype, tolerance: float | None, order: float | None) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"certify got a {type(module).__name__} to examine; give a torch.nn.Module")
-    if not isinstance(domain, Domain) or domain.ndim not in _PLANS:
-        raise ValueError(f"certify got the domain {domain!r}; give a Domain of one to three axes")
+    if not isinstance(domain, Sphere) and (not isinstance(domain, Domain) or domain.ndim not in _PLANS):
+        raise ValueError(f"certify got the domain {domain!r}; give a Domain of one to three axes or a Sphere")
     if dtype not in (torch.float64, torch.float32):
         raise ValueError(f"certify got dtype={dtype}; choose torch.float64 or torch.float32")
     if tolerance is not None and order is not None:
@@ -218,13 +256,22 @@ def _check(module: nn.Module, domain: Domain, dtype: torch.dtype, tolerance: flo
         raise ValueError("certify fits orders in 1-D and 2-D and float64 only; give a tolerance instead")
 
 
-def _error(y: Tensor, output: Tensor, reference: Grid, grid: Grid) -> float:
+def _error(y: Tensor, output: Tensor, reference: Grid | SphereGrid, grid: Grid | SphereGrid) -> float:
+    if isinstance(grid, SphereGrid):
+        return _error_on_sphere(y, output, reference, grid)
     truth = values_at(output, reference, grid)
     weights = grid.weights(dtype=torch.float64)
     axes = tuple(range(2, truth.ndim))
     mean = (truth * weights).sum(axes, keepdim=True) / weights.sum()
     spread = (((truth - mean) ** 2) * weights).sum().sqrt()
     return float(((y - truth) ** 2 * weights).sum().sqrt() / spread)
+
+
+def _error_on_sphere(y: Tensor, output: Tensor, reference: SphereGrid, grid: SphereGrid) -> float:
+    harmonics = Harmonics(grid.highest_degree)
+    truth = harmonics.resized(Harmonics(reference.highest_degree).analyze(output, reference))
+    error = harmonics.spectrum(harmonics.analyze(y, grid) - truth).sum()
+    return float((error / harmonics.spectrum(truth)[..., 1:].sum()).sqrt())
 
 
 def _threshold(size: float, dtype: torch.dtype, tolerance: float | None) -> float | None:
@@ -238,8 +285,8 @@ def _threshold(size: float, dtype: torch.dtype, tolerance: float | None) -> floa
 
 
 def _rising(errors: dict[Shape, float], size: dict[Shape, float]) -> list[str]:
-    """Refinements of equal-sided grids on which the error does not fall."""
-    equal = sorted((shape for shape in errors if len(set(shape)) == 1 and size[shape] >= 62), key=max)
+    """Refinements of the grids in `size`, of equal sides, on which the error does not fall."""
+    equal = sorted((shape for shape in size if size[shape] >= 62), key=max)
     pairs = zip(equal, equal[1:], strict=False)
     return [f"the error does not fall from {by(a)} to {by(b)}" for a, b in pairs if not errors[b] < max(errors[a], 1e-10)]
 
@@ -254,9 +301,9 @@ def _fit_order(sizes: Sequence[int], errors: Sequence[float], finest: int) -> tu
     return float(p[best]), float(residual[best].mean().exp())
 
 
-def _equivariance(probe: _Probe, grid: Grid) -> float | None:
-    """Relative change when shifted by a few steps along every periodic axis."""
-    axes = [a for a, axis in enumerate(grid.domain.axes) if axis.periodic]
+def _equivariance(probe: _Probe, grid: Grid | SphereGrid) -> float | None:
+    """Relative change when shifted by a few steps along every periodic axis; on a sphere, when turned about its axis."""
+    axes = [1] if isinstance(grid, SphereGrid) else [a for a, axis in enumerate(grid.domain.axes) if axis.periodic]
     if not axes:
         return None
     dims, steps = [a + 2 for a in axes], [5 + 2 * a for a in axes]

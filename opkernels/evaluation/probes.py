@@ -10,6 +10,8 @@ from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
 from opkernels.resample import _dirichlet, _legendre
+from opkernels.sphere import Sphere, SphereGrid
+from opkernels.spherical import Harmonics
 
 __all__ = ["random_function", "values_at"]
 
@@ -17,7 +19,7 @@ _STENCIL = 12  # samples of the local polynomials on wall axes
 
 
 def random_function(
-    domain: Domain, channels: int, *, k_max: int = 3, seed: int = 0, walls: str = "polynomials"
+    domain: Domain | Sphere, channels: int, *, k_max: int = 3, seed: int = 0, walls: str = "polynomials"
 ) -> Callable[[Grid], Tensor]:
     """Return one smooth random function of rms 1, as a callable from a grid to its samples (1, channels, *shape).
 
@@ -26,7 +28,7 @@ def random_function(
     domain : Domain
     channels : int
     k_max : int
-        Periodic axes: waves with |k| <= k_max. Wall axes: as many functions, 2 k_max + 1.
+        Periodic axes: waves with |k| <= k_max. Wall axes: as many functions, 2 k_max + 1. Spheres: harmonics up to degree k_max.
     seed : int
     walls : {"polynomials", "cosines"}
         What stands for waves between walls: Chebyshev polynomials, which favor no boundary
@@ -35,6 +37,8 @@ def random_function(
     if walls not in ("polynomials", "cosines"):
         raise ValueError(f'got walls={walls!r}; choose "polynomials" or "cosines"')
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(domain, Sphere):
+        return _random_harmonics(channels, k_max, generator)
     c = torch.randn(1, channels, *[2 * k_max + 1] * domain.ndim, generator=generator, dtype=torch.float64)
 
     def sample(grid: Grid) -> Tensor:
@@ -48,6 +52,14 @@ def random_function(
     mean_square = (sample(reference) ** 2 * reference.weights(dtype=torch.float64)).sum() / (channels * domain.measure)
     c = c / mean_square.sqrt()
     return sample
+
+
+def _random_harmonics(channels: int, degree: int, generator: torch.Generator) -> Callable[[SphereGrid], Tensor]:
+    harmonics = Harmonics(degree)
+    z = torch.randn(1, channels, degree + 1, degree + 1, 2, generator=generator, dtype=torch.float64)
+    z = torch.view_as_complex(z)
+    z = z * (4 * math.pi * channels / harmonics.spectrum(z).sum()).sqrt()  # the mean square over the unit sphere
+    return lambda grid: harmonics.synthesize(z, grid)
 
 
 def _basis(axis: Axis, n: int, k_max: int, walls: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from opkernels.domains import Domain
+from opkernels.sphere import Sphere
 
 __all__ = ["Report"]
 
@@ -19,7 +20,7 @@ class Report:
     ----------
     name : str
         Class of the module.
-    domain : Domain
+    domain : Domain or Sphere
     dtype : str
     reference : tuple of int
         Grid whose output, interpolated, the others are compared with.
@@ -30,7 +31,7 @@ class Report:
     order : float or None
         Order fitted to the errors of equal-sided grids, where one was stated.
     equivariance : float or None
-        Relative change when input and output are shifted by whole steps along the periodic axes;
+        Relative change when input and output are shifted by whole steps along the periodic axes (a sphere: turned about its axis);
         None where all axes have walls.
     blocks : int
         Number of parameter tensors.
@@ -43,7 +44,7 @@ class Report:
     """
 
     name: str
-    domain: Domain
+    domain: Domain | Sphere
     dtype: str
     reference: Shape
     errors: dict[Shape, float]
@@ -90,6 +91,8 @@ def by(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def _described(domain: Domain) -> str:
+def _described(domain: Domain | Sphere) -> str:
+    if isinstance(domain, Sphere):
+        return f"a sphere of radius {domain.radius:.4g}, {domain.points} points"
     sides = [f"{a.name} in [{a.lower:.4g}, {a.upper:.4g}] {'periodic' if a.periodic else 'walls'}" for a in domain.axes]
     return ", ".join(sides)

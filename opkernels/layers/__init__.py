@@ -10,6 +10,9 @@ from opkernels.layers.integral import LocalIntegralConv
 from opkernels.layers.kernels import Morlet, PolarHats, Radial, WindowedFourier, Zernike
 from opkernels.layers.product_kernels import ProductKernel, fourier_kernel
 from opkernels.layers.spectral import SpectralConv
+from opkernels.layers.spherical_differential import SphericalDifferentialConv
+from opkernels.layers.spherical_integral import SphericalIntegralConv
+from opkernels.layers.spherical_spectral import SphericalSpectralConv
 from opkernels.layers.symmetric_basis import SymmetricBasisConv
 from opkernels.layers.tensorized import FactorizedSpectralConv
 
@@ -27,6 +30,9 @@ __all__ = [
     "ProductKernel",
     "Radial",
     "SpectralConv",
+    "SphericalDifferentialConv",
+    "SphericalIntegralConv",
+    "SphericalSpectralConv",
     "SymmetricBasisConv",
     "WindowedFourier",
     "Zernike",

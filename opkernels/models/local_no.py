@@ -13,6 +13,7 @@ half the shortest wave that the spectral branch keeps, and l = r/(2 pi): the loc
 On periodic domains all three are exact for what the grid resolves, and the derivatives are those of an average over the length l:
 derivatives proper amplify the waves that a finer grid adds. Stencils, the choice between walls, carry their error O(h^p) from grid
 to grid, which is not small for waves near the grid's own. What the average costs and saves is measured in `docs/local_no.md`.
+On a sphere the three branches are those of `opkernels.models.spherical_branches`, with lengths in radians.
 
 Reference: Liu-Schiaffini, Berner, Bonev, Kurth, Azizzadenesheli, Anandkumar, "Neural Operators with Localized Integral and
 Differential Kernels", ICML 2024, arXiv 2402.16845.
@@ -21,7 +22,7 @@ Differential Kernels", ICML 2024, arXiv 2402.16845.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -36,6 +37,8 @@ from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Backbone, Block
 from opkernels.models.checks import check_size
 from opkernels.models.fno import mode_set
+from opkernels.models.spherical_branches import SphericalBranches, sphere_branches
+from opkernels.sphere import Sphere
 
 __all__ = ["Differential", "Integral", "LocalNO"]
 
@@ -76,9 +79,9 @@ class Integral:
         The radius r; by default half the shortest wave of the spectral branch, at most half an axis.
     kernel : KernelBasis or sequence, optional
         The functions that the kernel is made of, or their name and numbers, as ``("Zernike", 4)``; by default
-        ``PolarHats`` of one ring that look both ways along each axis.
+        ``PolarHats`` of one ring that look both ways along each axis; on a sphere ``Radial(2, 3)``, which look nowhere.
     quadrature : {"exact", "nodal"}, optional
-        By default exact where all axes are periodic.
+        By default exact where all axes are periodic, and for isotropic kernels on a sphere.
     """
 
     radius: float | None = None
@@ -95,7 +98,7 @@ class LocalNO(Backbone):
     Parameters
     ----------
     domain, in_channels, out_channels, n_modes, hidden_channels, n_layers, n_parameters
-        As in `FNO`.
+        As in `FNO`; or a Sphere, where `n_modes` is the largest degree, as in `SFNO`.
     branches : sequence of str, or one such sequence per layer
         Which of "spectral", "differential" and "integral" a layer has.
     differential : Differential or mapping
@@ -120,11 +123,11 @@ class LocalNO(Backbone):
 
     def __init__(
         self,
-        domain: Domain,
+        domain: Domain | Sphere,
         in_channels: int,
         out_channels: int,
         *,
-        n_modes: Sequence[int],
+        n_modes: Sequence[int] | int,
         hidden_channels: int = 32,
         n_layers: int = 4,
         n_parameters: int = 0,
@@ -139,24 +142,19 @@ class LocalNO(Backbone):
     ):
         check_size("LocalNO", "hidden_channels", hidden_channels)
         check_size("LocalNO", "n_layers", n_layers)
-        modes = mode_set(domain, n_modes, "symmetric")
-        half_wave = min(a.length / (2 * max(k, 1)) for a, k in zip(domain.axes, modes.tops, strict=True))
         differential, integral = _options(Differential, differential), _options(Integral, integral)
-        width = hidden_channels
-
-        def branch(name: str) -> nn.Module:
-            if name == "spectral":
-                return SpectralConv(width, width, n_modes, modes=modes, bias=False)
-            if name == "differential":
-                return _derivatives(differential, width, domain, half_wave / (2 * math.pi), bool(domain_padding))
-            return _integrals(integral, width, domain, half_wave, bool(domain_padding))
-
+        if isinstance(domain, Sphere):
+            if domain_padding:
+                raise ValueError(f"LocalNO got domain_padding={domain_padding!r} on a sphere, which has no walls; leave it at 0")
+            join, build = SphericalBranches, sphere_branches(n_modes, hidden_channels, differential, integral)
+        else:
+            join, build = _Branches, _box_branches(domain, n_modes, hidden_channels, differential, integral, bool(domain_padding))
         super().__init__(
             domain,
             in_channels,
             out_channels,
             hidden_channels=hidden_channels,
-            convs=[_Branches({name: branch(name) for name in layer}, width) for layer in _per_layer(branches, n_layers)],
+            convs=[join({name: build[name]() for name in layer}, hidden_channels) for layer in _per_layer(branches, n_layers)],
             n_parameters=n_parameters,
             activation=activation,
             norm=norm,
@@ -164,6 +162,19 @@ class LocalNO(Backbone):
             domain_padding=domain_padding,
             block=block,
         )
+
+
+def _box_branches(
+    domain: Domain, n_modes: Sequence[int] | int, width: int, differential: Differential, integral: Integral, padded: bool
+) -> dict[str, Callable[[], nn.Module]]:
+    """Return what builds each branch of a layer of `width` channels."""
+    modes = mode_set(domain, n_modes, "symmetric")
+    half_wave = min(a.length / (2 * max(k, 1)) for a, k in zip(domain.axes, modes.tops, strict=True))
+    return {
+        "spectral": lambda: SpectralConv(width, width, modes.shape, modes=modes, bias=False),
+        "differential": lambda: _derivatives(differential, width, domain, half_wave / (2 * math.pi), padded),
+        "integral": lambda: _integrals(integral, width, domain, half_wave, padded),
+    }
 
 
 def _derivatives(options: Differential, width: int, domain: Domain, length: float, padded: bool) -> DifferentialConv:

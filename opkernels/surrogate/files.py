@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from opkernels.domains import Domain
 from opkernels.normalization import Normalization
+from opkernels.sphere import Sphere, domain_from_dict
 from opkernels.storage import read_tensors, write_tensors, write_text
 from opkernels.surrogate.operator import ParameterScaling, Surrogate
 
@@ -110,7 +111,7 @@ def restore(description: Mapping, tensors: Mapping[str, Tensor], path: str, mode
     if not str(description.get("format", "")).startswith("opkernels surrogate"):
         raise ValueError(f"{path} does not hold a surrogate; give a file made by opkernels.save, or a run folder")
     try:
-        domain = Domain.from_dict(description["domain"])
+        domain = domain_from_dict(description["domain"])
         parts = {
             "inputs": tuple(description["inputs"]),
             "outputs": tuple(description["outputs"]),
@@ -174,7 +175,7 @@ def _plain(value):
     return value
 
 
-def _build(name: str, arguments, domain: Domain, path: str) -> nn.Module:
+def _build(name: str, arguments, domain: Domain | Sphere, path: str) -> nn.Module:
     from opkernels import models
 
     if arguments is None:

@@ -1,0 +1,139 @@
+"""Spherical spectral convolution: multiply the coefficients of each degree by a learned matrix, on every grid of the sphere.
+
+    y_o(x) = sum_{l <= L} sum_i W_io(l) sum_m u_lm,i Y_lm(x) + b_o
+
+| symbol   | meaning                                                                              | shape           |
+| -------- | ------------------------------------------------------------------------------------ | --------------- |
+| u_lm     | coefficients of the input (`opkernels.spherical`)                                    | (B, C_in, l, m) |
+| W(l)     | real matrix of degree l                                                              | (L + 1, C_in, C_out) |
+| b        | constant per output channel                                                          | (C_out,)        |
+
+By the Funk-Hecke theorem this is the convolution with any zonal kernel of degree L, one that depends on the distance alone: the
+linear maps that commute with all rotations are these and no others. Such a W(l) is real and does not depend on m: complex numbers
+would turn the field about the axis, and weights for each m would single that axis out. Degrees that a grid does not carry
+(`SphereGrid.highest_degree`) count as zero.
+
+References: Bonev et al., "Spherical Fourier Neural Operators", ICML 2023, arXiv 2306.03838; Driscoll and Healy, Advances in
+Applied Mathematics 15 (1994), 202-250 (the convolution theorem).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from opkernels.sphere import SphereGrid
+from opkernels.spherical import Harmonics
+
+__all__ = ["SphericalSpectralConv", "check_samples", "mixed_by_degree", "on_coefficients"]
+
+
+class SphericalSpectralConv(nn.Module):
+    """Convolution with a learned zonal kernel of limited degree; it commutes with every rotation of the sphere.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of the input and of the output.
+    degree : int
+        The largest degree L, included; keep it at or below that of the coarsest training grid (31 for 32 x 64 "gauss" points).
+    bias : bool
+        Add a constant per output channel.
+
+    Attributes
+    ----------
+    weight : Parameter, (degree + 1, in_channels, out_channels)
+        At the start normal with variance 2/(C_in + C_out).
+
+    Raises
+    ------
+    ValueError
+        If a number of channels is below one or the degree below zero.
+
+    Examples
+    --------
+    >>> from opkernels import Sphere
+    >>> layer = SphericalSpectralConv(3, 4, 15)
+    >>> layer(torch.zeros(2, 3, 32, 64), Sphere().grid(32, 64)).shape
+    torch.Size([2, 4, 32, 64])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, degree: int, *, bias: bool = True):
+        super().__init__()
+        if min(in_channels, out_channels) < 1:
+            raise ValueError(f"SphericalSpectralConv got {in_channels} input and {out_channels} output channels; give at least one of each")
+        self.in_channels, self.out_channels, self.degree = in_channels, out_channels, Harmonics(degree).degree
+        std = (2 / (in_channels + out_channels)) ** 0.5
+        self.weight = nn.Parameter(std * torch.randn(self.degree + 1, in_channels, out_channels))
+        self.bias = nn.Parameter(std * torch.randn(out_channels)) if bias else None
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for printing."""
+        return f"{self.in_channels}, {self.out_channels}, degree={self.degree}"
+
+    def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
+        """Return (B, out_channels, nlat, nlon) for x (B, in_channels, nlat, nlon), in the memory layout of `x`.
+
+        Raises
+        ------
+        ValueError
+            If the grid is none of a sphere, or differs from `x` in shape, or `x` in channels; or if `x` is not floating point.
+        """
+        check_samples("SphericalSpectralConv", x, grid, self.in_channels)
+        y = on_coefficients([self.coefficients], x, grid, min(self.degree, grid.highest_degree))
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, 1, 1)
+
+    def coefficients(self, z: Tensor) -> Tensor:
+        """Return the coefficients (B, out_channels, l, m) of the convolution without its constant, for those of the input.
+
+        Those of the input may have any degree; the result has the smaller of theirs and the layer's.
+        """
+        size = min(self.degree + 1, z.shape[-1])
+        return mixed_by_degree(z[..., :size, :size], self.weight[:size])
+
+
+def mixed_by_degree(z: Tensor, weight: Tensor) -> Tensor:
+    """Return sum_i W_io(l) z_i,lm, complex (B, O, l, m), for z (B, I, l, m) and real weights (l, I, O)."""
+    columns = torch.view_as_real(z.mT).permute(3, 0, 2, 4, 1)  # (l, B, m, 2, I)
+    y = torch.bmm(columns.flatten(1, 3), weight.to(columns.dtype)).unflatten(1, columns.shape[1:4])
+    return torch.view_as_complex(y.permute(1, 4, 2, 0, 3).contiguous()).mT
+
+
+def on_coefficients(maps: Sequence[Callable[[Tensor], Tensor]], x: Tensor, grid: SphereGrid, degree: int) -> Tensor:
+    """Return the function whose coefficients are the sum of what `maps` make of those of x: one transform each way for all.
+
+    Parameters
+    ----------
+    maps : sequence of callables
+        From coefficients (B, I, l, m) to coefficients (B, O, l, m) of at most that degree.
+    x : Tensor, (B, I, nlat, nlon)
+        Half precisions are computed in float32.
+    grid : SphereGrid
+    degree : int
+        Of the analysis, at most ``grid.highest_degree``.
+
+    Returns
+    -------
+    Tensor, (B, O, nlat, nlon), in the memory layout of `x`
+    """
+    harmonics = Harmonics(degree)
+    with torch.autocast(x.device.type, enabled=False):
+        z = harmonics.analyze(x, grid)
+        terms = [harmonics.resized(part(z)) for part in maps]
+        y = harmonics.synthesize(sum(terms[1:], start=terms[0]), grid)
+    return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
+
+
+def check_samples(who: str, x: Tensor, grid: SphereGrid, in_channels: int) -> None:
+    """Refuse a grid that is none of a sphere, and samples that do not fit."""
+    if not isinstance(grid, SphereGrid):
+        raise ValueError(f"{who} got grid={grid!r}; give one of a sphere, such as Sphere().grid(32, 64)")
+    if x.ndim != 4 or x.shape[1] != in_channels or tuple(x.shape[2:]) != tuple(grid.shape):
+        nlat, nlon = grid.shape
+        raise ValueError(
+            f"{who} got x of shape {tuple(x.shape)}; expected (batch, {in_channels}, {nlat}, {nlon}): {nlat} latitudes, {nlon} longitudes"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"{who} got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")

@@ -1,0 +1,83 @@
+"""The branches of LocalNO on a sphere: spectral, differential and local integral convolutions, by one transform each way.
+
+    K v = S v + D v + I v + b
+
+| branch           | layer                       | lengths by default, in radians                            |
+| ---------------- | --------------------------- | --------------------------------------------------------- |
+| S "spectral"     | `SphericalSpectralConv`     |                                                           |
+| D "differential" | `SphericalDifferentialConv` | l = r/(2 pi), which is also that of the average           |
+| I "integral"     | `SphericalIntegralConv`     | r = pi/n_modes, half the shortest wave of the spectral one |
+
+Branches that act on coefficients (all but integrals by sums over samples) share the analysis and the synthesis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from opkernels.layers.kernels import Radial, kernel_from
+from opkernels.layers.spherical_differential import SphericalDifferentialConv
+from opkernels.layers.spherical_integral import SphericalIntegralConv
+from opkernels.layers.spherical_spectral import SphericalSpectralConv, on_coefficients
+from opkernels.models.checks import check_size
+from opkernels.sphere import SphereGrid
+
+if TYPE_CHECKING:
+    from opkernels.models.local_no import Differential, Integral
+
+__all__ = ["SphericalBranches", "sphere_branches"]
+
+
+def sphere_branches(
+    n_modes: Sequence[int] | int, width: int, differential: Differential, integral: Integral
+) -> dict[str, Callable[[], nn.Module]]:
+    """Return what builds each branch of a layer of `width` channels.
+
+    Raises
+    ------
+    ValueError
+        If `n_modes` is no number, or an option has no meaning on a sphere.
+    """
+    if not isinstance(n_modes, int):
+        raise ValueError(f"LocalNO got n_modes={n_modes!r} on a sphere; give one number, the largest degree")
+    check_size("LocalNO", "n_modes", n_modes)
+    if differential.accuracy not in (None, "exact"):
+        raise ValueError(f'LocalNO got the differential accuracy {differential.accuracy!r} on a sphere; leave it out or give "exact"')
+    radius = math.pi / n_modes
+    length = radius / (2 * math.pi) if differential.length is None else differential.length
+    smoothing = length if differential.smoothing is None else differential.smoothing
+    kernel = kernel_from(integral.kernel) or Radial(2, 3)
+    support = radius if integral.radius is None else integral.radius
+    return {
+        "spectral": lambda: SphericalSpectralConv(width, width, n_modes, bias=False),
+        "differential": lambda: SphericalDifferentialConv(width, width, length=length, order=differential.order, smoothing=smoothing),
+        "integral": lambda: SphericalIntegralConv(width, width, kernel, radius=support, quadrature=integral.quadrature, bias=False),
+    }
+
+
+class SphericalBranches(nn.Module):
+    """The sum of some convolutions on a sphere and a constant per channel."""
+
+    def __init__(self, branches: Mapping[str, nn.Module], channels: int):
+        super().__init__()
+        self.branches = nn.ModuleDict(branches)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        with torch.no_grad():
+            for weight in self.parameters():  # the sum starts as large as one branch alone
+                weight.div_(len(branches) ** 0.5)
+
+    def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
+        """Return (B, C, nlat, nlon) for x of that shape."""
+        parts = list(self.branches.values())
+        sums = [part for part in parts if getattr(part, "quadrature", None) == "nodal"]
+        joint: list[Any] = [part for part in parts if part not in sums]
+        terms = [part(x, grid) for part in sums]
+        if joint:
+            degree = max(getattr(part, "degree", grid.highest_degree) for part in joint)
+            terms.append(on_coefficients([part.coefficients for part in joint], x, grid, min(degree, grid.highest_degree)))
+        return sum(terms[1:], start=terms[0]) + self.bias.to(terms[0].dtype).view(-1, 1, 1)
