@@ -173,17 +173,16 @@ class Darcy2D:
         out = []
         for d, (axis, pair, h) in enumerate(zip(self.domain.axes, self.walls, basis.grid.spacing, strict=True)):
             across = [slice(None) if b == d else s for b, s in enumerate(basis.unknowns)]
-            line = a[(slice(None), *across)].movedim(d + 1, -1)
-            inner = self.mean(line[..., :-1], line[..., 1:])
+            line, dim, n = a[(slice(None), *across)], d + 1, basis.grid.shape[d]
+            inner = self.mean(line.narrow(dim, 0, n - 1), line.narrow(dim, 1, n - 1))
+            first, last = line.narrow(dim, 0, 1), line.narrow(dim, n - 1, 1)
             if axis.periodic:
-                wrap = self.mean(line[..., -1:], line[..., :1])
-                low, high = wrap, wrap
+                low = high = self.mean(last, first)
             else:  # a cell's wall is half a spacing away; an endpoint's outermost face is already among the inner ones
                 cell = axis.points == "cell"
-                ends = {"neumann": lambda end: torch.zeros_like(end), "dirichlet": lambda end, c=cell: 2 * end if c else end[..., :0]}
-                low, high = ends[pair[0]](line[..., :1]), ends[pair[1]](line[..., -1:])
-            c = torch.cat([low, inner, high], dim=-1).movedim(-1, d + 1)
-            out.append(c * basis.axis_weights(1 - d, a.device, a.dtype) / h**2)
+                ends = {"neumann": torch.zeros_like, "dirichlet": lambda end, i=dim, c=cell: 2 * end if c else end.narrow(i, 0, 0)}
+                low, high = ends[pair[0]](first), ends[pair[1]](last)
+            out.append(torch.cat([low, inner, high], dim) * (basis.axis_weights(1 - d, a.device, a.dtype) / h**2))
         return tuple(out)
 
     def _load(self, a: Tensor, faces: tuple[Tensor, ...], basis: Eigenbasis) -> Tensor:
@@ -259,13 +258,11 @@ class _Problem:
             part = slice(i, i + block)
             scaling = None if self.scaling is None else self.scaling[part]
             system = _System.of(self.basis, tuple(c[part] for c in faces), scaling)
-            parts.append(
-                conjugate_gradients(
-                    system.apply, rhs[part], system.precondition, tolerance=self.tolerance, max_iterations=self.max_iterations
-                )
-            )
-        self._require_converged(torch.cat([part.error for part in parts]))
-        return torch.cat([part.x for part in parts])
+            limits = {"tolerance": self.tolerance, "max_iterations": self.max_iterations}
+            found = conjugate_gradients(system.apply, rhs[part] * system.scaling, system.precondition, **limits)
+            parts.append((found.error, found.x * system.scaling))
+        self._require_converged(torch.cat([error for error, _ in parts]))
+        return torch.cat([x for _, x in parts])
 
     def _require_converged(self, error: Tensor) -> None:
         late = ~(error <= self.tolerance)
@@ -282,40 +279,40 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _System:
-    """The operator as a five-point stencil, in place and fast, and its preconditioner."""
+    """The operator S A S as a five-point stencil, in place and fast, and its preconditioner L⁻¹.
+
+    In the unknowns S⁻¹ u the preconditioner of A, S L⁻¹ S, needs no scaling of its own; the energy norm stays what it is.
+    """
 
     basis: Eigenbasis
-    faces: tuple[Tensor, ...]
     diagonal: Tensor
-    scaling: Tensor | None
+    links: tuple[tuple[int, int, int, Tensor], ...]  # (dim, i, j, c): samples from i on and from j on along dim are linked by c
+    scaling: Tensor
 
     @classmethod
     def of(cls, basis: Eigenbasis, faces: tuple[Tensor, ...], scaling: Tensor | None) -> _System:
-        rows, columns = (c.narrow(d + 1, 0, basis.shape[d]) + c.narrow(d + 1, 1, basis.shape[d]) for d, c in enumerate(faces))
-        diagonal = rows + columns
         if basis.weighted:
-            roots = basis.weights(diagonal.device, diagonal.dtype).rsqrt()
+            roots = basis.weights(faces[0].device, faces[0].dtype).rsqrt()
             scaling = roots if scaling is None else scaling * roots
-        return cls(basis, faces, diagonal, scaling)
+        scaling = faces[0].new_ones(()) if scaling is None else scaling
+        s, links = scaling.expand(len(faces[0]), *basis.shape), []
+        rows, columns = (c.narrow(d + 1, 0, basis.shape[d]) + c.narrow(d + 1, 1, basis.shape[d]) for d, c in enumerate(faces))
+        for d, c in enumerate(faces):
+            n, dim = basis.shape[d], d + 1
+            pairs = [(0, 1, n - 1, 1)] + ([(0, n - 1, 1, 0)] if basis.walls[d][0] == "periodic" else [])
+            links += [(dim, i, j, c.narrow(dim, k, m) * s.narrow(dim, i, m) * s.narrow(dim, j, m)) for i, j, m, k in pairs]
+        return cls(basis, (rows + columns) * scaling**2, tuple(links), scaling)
 
     def apply(self, p: Tensor) -> Tensor:
         q = self.diagonal * p
-        for d, c in enumerate(self.faces):
-            n, dim = self.basis.shape[d], d + 1
-            inner = c.narrow(dim, 1, n - 1)
-            q.narrow(dim, 1, n - 1).addcmul_(inner, p.narrow(dim, 0, n - 1), value=-1)
-            q.narrow(dim, 0, n - 1).addcmul_(inner, p.narrow(dim, 1, n - 1), value=-1)
-            if self.basis.walls[d][0] == "periodic":
-                wrap = c.narrow(dim, 0, 1)
-                q.narrow(dim, 0, 1).addcmul_(wrap, p.narrow(dim, n - 1, 1), value=-1)
-                q.narrow(dim, n - 1, 1).addcmul_(wrap, p.narrow(dim, 0, 1), value=-1)
+        for dim, i, j, c in self.links:
+            m = c.shape[dim]
+            q.narrow(dim, j, m).addcmul_(c, p.narrow(dim, i, m), value=-1)
+            q.narrow(dim, i, m).addcmul_(c, p.narrow(dim, j, m), value=-1)
         return q
 
     def precondition(self, r: Tensor) -> Tensor:
-        r = r.float() if self.scaling is None else (self.scaling * r).float()
-        c = self.basis.forward(r, orthogonal=True).div_(self.basis.eigenvalues(r.device, torch.float32))
-        z = self.basis.inverse(c, orthogonal=True)
-        return z.double() if self.scaling is None else self.scaling * z
+        return self.basis.inverse_laplacian(r.float()).double()
 
 
 class _Solve(torch.autograd.Function):

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid, table
-from opkernels.solvers.fast_transforms import INVERSE, transform
+from opkernels.solvers.fast_transforms import INVERSE, half_inverse, half_transform, prefers_halves, split, transform
 
 __all__ = ["Eigenbasis", "poisson_solve", "wall_kinds"]
 
@@ -183,6 +183,34 @@ class Eigenbasis:
             if row is not None:
                 c = transform(c, INVERSE[row[0]], a - self.grid.ndim)
         return c / _root_weights(self, device=c.device, dtype=c.dtype) if self.weighted and not orthogonal else c
+
+    def inverse_laplacian(self, f: Tensor) -> Tensor:
+        """Return (-Δ)⁻¹ f of second differences for f (B, *shape), some wall Dirichlet, in the scaling of `orthogonal`.
+
+        Where it pays, transforms go by halves and leave their coefficients in another order, as none is looked at.
+        """
+        halved = tuple(a for a, row in enumerate(self._rows) if row is not None and prefers_halves(row[0], self.shape[a], f.device.type))
+        whole = [(a - self.grid.ndim, row[0]) for a, row in enumerate(self._rows) if row is not None and a not in halved]
+        for a in halved:
+            f = half_transform(f, self._rows[a][0], a - self.grid.ndim)
+        for dim, kind in whole:
+            f = transform(f, kind, dim)
+        c = torch.fft.rfftn(f, dim=self._periodic, norm="ortho") if self._periodic else f
+        c = c * _inverse_eigenvalues(self, halved, device=f.device, dtype=f.dtype)
+        u = torch.fft.irfftn(c, s=[self.shape[a] for a in self._periodic], dim=self._periodic, norm="ortho") if self._periodic else c
+        for dim, kind in whole:
+            u = transform(u, INVERSE[kind], dim)
+        for a in reversed(halved):
+            u = half_inverse(u, self._rows[a][0], self.shape[a], a - self.grid.ndim)
+        return u
+
+
+@table
+def _inverse_eigenvalues(basis: Eigenbasis, halved: tuple[int, ...], device) -> Tensor:
+    inverse = 1 / basis.eigenvalues(device, torch.float64)[None]
+    for a in halved:
+        inverse = split(inverse, a - basis.grid.ndim)
+    return inverse.contiguous()
 
 
 @table

@@ -10,7 +10,7 @@ from opkernels import Axis, Domain
 from opkernels.solvers import poisson_solve
 from opkernels.solvers.conjugate_gradients import conjugate_gradients
 from opkernels.solvers.fast_poisson import Eigenbasis, wall_kinds
-from opkernels.solvers.fast_transforms import INVERSE, transform
+from opkernels.solvers.fast_transforms import INVERSE, half_inverse, half_transform, split, transform
 
 
 @pytest.mark.parametrize("n", [2, 3, 8, 13, 300])
@@ -25,6 +25,17 @@ def test_transforms_agree_with_scipy_and_invert(kind, n):
         torch.testing.assert_close(y, expected, rtol=0, atol=atol)
         torch.testing.assert_close(transform(y, INVERSE[kind], 1, method=method), x, rtol=0, atol=2 * atol)
         assert transform(x.float(), kind, -2, method=method).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [2, 7, 12])
+@pytest.mark.parametrize("kind", ["dst1", "dst2", "dct1", "dct2"])
+def test_halves_are_the_transform_in_another_order(kind, n):
+    x = torch.randn(3, n, n + 1, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        y = half_transform(x, kind, dim)
+        torch.testing.assert_close(y, split(transform(x, kind, dim), dim), rtol=0, atol=1e-14)
+        torch.testing.assert_close(half_inverse(y, kind, size, dim), x, rtol=0, atol=1e-14)
 
 
 def test_transform_refuses():
@@ -78,6 +89,26 @@ def test_eigenbasis_diagonalizes_second_differences(points, low, high, n):
     torch.testing.assert_close(by_modes, x @ matrix.T, rtol=1e-12, atol=1e-11)
     weights = basis.weights(dtype=torch.float64)  # Parseval: the basis is orthonormal in the quadrature
     torch.testing.assert_close(basis.forward(x).square().sum(1), (x.square() * weights).sum(1))
+
+
+@pytest.mark.parametrize("walls", [("dirichlet", "dirichlet"), ("neumann", "dirichlet"), (("neumann", "dirichlet"), "dirichlet")])
+@pytest.mark.parametrize("points", ["cell", "endpoint"])
+def test_the_inverse_laplacian_is_that_of_the_basis(points, walls):
+    """On axes long enough for transforms by halves, beside ones that are not or have none."""
+    domain = Domain.box(1.0, 2.0, points=points)
+    for shape in ((131, 134), (134, 9)):
+        basis = Eigenbasis(domain.grid(*shape), wall_kinds(domain, walls, "test"))
+        f = torch.randn(2, *basis.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        expected = basis.inverse(basis.forward(f, orthogonal=True) / basis.eigenvalues(dtype=torch.float64), orthogonal=True)
+        torch.testing.assert_close(basis.inverse_laplacian(f), expected, rtol=1e-11, atol=1e-13)
+
+
+def test_the_inverse_laplacian_beside_a_periodic_axis():
+    domain = Domain((Axis(0.0, 1.0, points="cell"), Axis(0.0, 2.0, periodic=True, points="node")))
+    basis = Eigenbasis(domain.grid(130, 9), wall_kinds(domain, ("dirichlet", "periodic"), "test"))
+    f = torch.randn(2, 130, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = basis.inverse(basis.forward(f) / basis.eigenvalues(dtype=torch.float64))
+    torch.testing.assert_close(basis.inverse_laplacian(f), expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("walls", [("dirichlet", "periodic"), (("neumann", "dirichlet"), "periodic")])
@@ -134,6 +165,12 @@ def test_conjugate_gradients_estimates_its_error_and_freezes_samples():
         assert (norm(solution.x - exact) <= 5 * tolerance * norm(exact)).all()
     assert solution.iterations[0] <= 2 < solution.iterations[1] < solution.iterations[2]
     torch.testing.assert_close(solve(1e-7, slice(1, 2)).x, solution.x[1:2], rtol=1e-12, atol=1e-14)
+    few = torch.diag_embed(spread.new_tensor([1.0, 3.0, 10.0])[torch.arange(60) % 3].expand(3, 60))  # done in three steps, up to round-off
+    noisy = lambda p: p * (1 + 1e-4 * torch.linspace(0, 1, 60, dtype=p.dtype))  # noqa: E731
+    done = conjugate_gradients(lambda p: (few @ p[..., None])[..., 0], b, noisy, tolerance=1e-6, max_iterations=400)
+    truth = torch.linalg.solve(few, b)
+    energy = lambda x: (x * (few @ x[..., None])[..., 0]).sum(1).sqrt()  # noqa: E731
+    assert (energy(done.x - truth) <= 1e-6 * energy(truth)).all(), "a sudden end of fast convergence"
     zero = conjugate_gradients(torch.clone, torch.zeros(2, 4), torch.clone, tolerance=1e-6, max_iterations=5)
     assert (zero.x == 0).all()
     assert (zero.error == 0).all()
