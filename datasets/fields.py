@@ -9,6 +9,7 @@ import numpy as np
 from opkernels.datasets.restriction import restrict
 from opkernels.datasets.store import StoredArray
 from opkernels.domains import Grid
+from opkernels.sphere import SphereGrid
 
 __all__ = ["Field"]
 
@@ -25,7 +26,7 @@ class Field:
         The stored numbers: NumPy, `StoredArray`, or anything with shape, dtype and basic indexing.
     rows : ndarray of int
         Stored samples that this field shows, in order.
-    grid : Grid
+    grid : Grid or SphereGrid
         Where the stored numbers sit.
     shape : tuple of int
         Spatial shape asked for.
@@ -35,7 +36,9 @@ class Field:
         Units, names, and the rule of restriction.
     """
 
-    def __init__(self, source, rows: np.ndarray, grid: Grid, shape: tuple[int, ...], evolving: bool, attributes: Mapping[str, str]):
+    def __init__(
+        self, source, rows: np.ndarray, grid: Grid | SphereGrid, shape: tuple[int, ...], evolving: bool, attributes: Mapping[str, str]
+    ):
         self.source, self.rows, self.grid, self.evolving, self.attributes = source, rows, grid, evolving, dict(attributes)
         self.shape = (len(rows), *source.shape[1 : 2 if evolving else 1], *shape)
         self.dtype = np.dtype(source.dtype)

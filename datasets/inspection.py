@@ -13,6 +13,7 @@ from opkernels.datasets.fields import Field
 from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
 from opkernels.datasets.store import StoredArray, holds_particles
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
+from opkernels.sphere import Sphere
 
 __all__ = ["describe", "draw", "draw_particles"]
 
@@ -154,7 +155,7 @@ def draw(data: Trajectories, path: str | os.PathLike, *, samples: int = 3, times
     rows = [(name, row) for name in data.fields for row in range(min(samples, len(data)))]
     evolving = data.times is not None and data.domain.ndim > 1
     steps = np.unique(np.linspace(0, data.n_times - 1, times).round().astype(int)) if evolving else np.array([0])
-    x, y = data.domain.extent[:2] if data.domain.ndim > 1 else (2.0, 1.0)
+    x, y = data.domain.extent[:2] if data.domain.ndim > 1 and not isinstance(data.domain, Sphere) else (2.0, 1.0)
     height = float(np.clip(2.1 * y / x, 0.8, 4.0))
     figure = Figure(figsize=(2.1 * len(steps) + 1.6, (height + 0.05) * len(rows) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -233,11 +234,12 @@ def _plane(field: Field, data: Trajectories, row: int, step: int) -> np.ndarray:
     values = field[row, step] if field.evolving else field[row]
     while values.ndim > 2:
         values = values[..., values.shape[-1] // 2]
-    return values
+    return values[::-1].T if isinstance(data.domain, Sphere) else values  # rows run southward
 
 
 def _extent(data: Trajectories, field: Field) -> dict:
     axes = list(data.domain.axes)
+    axes = axes[::-1] if isinstance(data.domain, Sphere) else axes
     if len(axes) > 1:
         return {"extent": (axes[0].lower, axes[0].upper, axes[1].lower, axes[1].upper)}
     span = (data.times[0], data.times[-1]) if field.evolving and data.times is not None else (0.0, 1.0)

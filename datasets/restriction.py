@@ -2,7 +2,7 @@
 
 | rule       | coarse sample is                                  | exact for                                | needs                      |
 | ---------- | ------------------------------------------------- | ---------------------------------------- | -------------------------- |
-| "spectral" | the truncated series (`opkernels.resample`)       | fields the coarse grid can carry         | any sizes                  |
+| "spectral" | the truncated series (`opkernels.resample`)       | fields the coarse grid can carry         | any sizes; on a sphere too |
 | "mean"     | the mean of the fine cells inside the coarse cell | cell means: integrals are kept exactly   | "cell" points, n = k m     |
 | "nodal"    | the fine sample at the same place                 | every field, point by point              | grids that nest            |
 """
@@ -16,26 +16,27 @@ import torch
 
 from opkernels.domains import Axis, Domain, Grid
 from opkernels.resample import resample
+from opkernels.sphere import Parallels, Sphere, SphereGrid
 
 __all__ = ["RULES", "check_restriction", "default_rule", "reaches", "restrict", "with_rule"]
 
 RULES = ("spectral", "mean", "nodal")
 
 
-def default_rule(domain: Domain) -> str:
-    """Return "spectral" on periodic domains, else "mean" where all points are cells, else "nodal"."""
-    if all(axis.periodic for axis in domain.axes):
+def default_rule(domain: Domain | Sphere) -> str:
+    """Return "spectral" on spheres and periodic domains, else "mean" where all points are cells, else "nodal"."""
+    if isinstance(domain, Sphere) or all(axis.periodic for axis in domain.axes):
         return "spectral"
     return "mean" if all(axis.points == "cell" for axis in domain.axes) else "nodal"
 
 
-def with_rule(attributes: Mapping[str, str], domain: Domain) -> dict[str, str]:
+def with_rule(attributes: Mapping[str, str], domain: Domain | Sphere) -> dict[str, str]:
     """Return a variable's attributes with a rule among them: its own where it is one of ours, else the default."""
     rule = attributes.get("restriction")
     return {**attributes, "restriction": rule if rule in RULES else default_rule(domain)}
 
 
-def check_restriction(rule: str, source: Grid, shape: tuple[int, ...], what: str) -> None:
+def check_restriction(rule: str, source: Grid | SphereGrid, shape: tuple[int, ...], what: str) -> None:
     """Refuse a shape that `rule` cannot reach from `source`, in one sentence about the variable `what`.
 
     Raises
@@ -58,30 +59,30 @@ def check_restriction(rule: str, source: Grid, shape: tuple[int, ...], what: str
             raise ValueError(f'{what} cannot be restricted from {n} to {m} samples of kind "{axis.points}" along {axis.name}: {how}')
 
 
-def reaches(rule: str, source: Grid, shape: tuple[int, ...]) -> bool:
+def reaches(rule: str, source: Grid | SphereGrid, shape: tuple[int, ...]) -> bool:
     """Return whether a rule can restrict from `source` to `shape`, a shape that is nowhere finer."""
     axes = zip(source.domain.axes, source.shape, shape, strict=True)
     return rule == "spectral" or all(m == n or _stride(rule, axis, n, m) is not None for axis, n, m in axes)
 
 
-def _stride(rule: str, axis: Axis, n: int, m: int) -> int | None:
+def _stride(rule: str, axis: Axis | Parallels, n: int, m: int) -> int | None:
     """Return how many fine intervals make a coarse one, or None where the grids do not fit."""
     if axis.points == "gauss" or (rule == "mean" and axis.points != "cell"):
         return None
-    fine, coarse = (n - 1, m - 1) if axis.points == "endpoint" else (n, m)
+    fine, coarse = (n - 1, m - 1) if axis.points in ("endpoint", "equiangular") else (n, m)
     factor, rest = divmod(fine, coarse)
     middle = rule == "nodal" and axis.points == "cell"  # a coarse midpoint is a fine one for odd factors
     return None if rest or (middle and factor % 2 == 0) else factor
 
 
-def restrict(values: np.ndarray, rule: str, source: Grid, shape: tuple[int, ...]) -> np.ndarray:
+def restrict(values: np.ndarray, rule: str, source: Grid | SphereGrid, shape: tuple[int, ...]) -> np.ndarray:
     """Return samples on a coarser grid.
 
     Parameters
     ----------
     values : ndarray, (..., *source.shape)
     rule : {"spectral", "mean", "nodal"}
-    source : Grid
+    source : Grid or SphereGrid
     shape : tuple of int
         A shape that `check_restriction` accepts.
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from opkernels.domains import Axis, Domain
+from opkernels.sphere import Parallels, Sphere, domain_from_dict
 from opkernels.storage import write_atomically
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Variable",
     "axis_attributes",
     "axis_letters",
+    "axis_units",
     "cannot_write",
     "holds_particles",
     "opened",
@@ -80,7 +82,7 @@ class Header:
 
     Parameters
     ----------
-    domain : Domain
+    domain : Domain or Sphere
     shape : tuple of int
         Samples along each axis of the domain.
     samples : int
@@ -93,7 +95,7 @@ class Header:
         Global attributes: text, numbers, lists of numbers.
     """
 
-    domain: Domain
+    domain: Domain | Sphere
     shape: tuple[int, ...]
     samples: int
     times: np.ndarray | None
@@ -127,8 +129,9 @@ class Header:
         coordinates = {"sample": (np.arange(self.samples), {"long_name": "number of the trajectory"})}
         if self.times is not None:
             coordinates["time"] = (np.asarray(self.times, dtype=np.float64), time_attributes(self.times))
+        units = axis_units(self.domain)
         for axis, n, letter in zip(self.domain.axes, self.shape, axis_letters(self.domain), strict=True):
-            coordinates[axis.name] = (axis.coordinates(n, dtype=_float64()).numpy(), axis_attributes(axis, n, letter))
+            coordinates[axis.name] = (axis.coordinates(n, dtype=_float64()).numpy(), axis_attributes(axis, n, letter, units))
         variables = {
             name: (self.dims(name), self.shape_of(name), np.dtype(spec.dtype), spec.attributes) for name, spec in self.fields.items()
         }
@@ -160,11 +163,11 @@ class Layout:
     variables: Mapping[str, tuple[tuple[str, ...], tuple[int, ...], np.dtype, Mapping[str, object]]]
 
 
-def axis_attributes(axis: Axis, n: int, letter: str | None) -> dict:
-    """CF attributes of a spatial coordinate, from which the axis can be made again."""
+def axis_attributes(axis: Axis | Parallels, n: int, letter: str | None, units: str) -> dict:
+    """CF attributes of a spatial coordinate, from which the axis of a box can be made again."""
     attributes: dict[str, object] = {
         "long_name": f"{axis.name} coordinate",
-        "units": "1",
+        "units": units,
         "domain_min": axis.lower,
         "domain_max": axis.upper,
         "position": axis.points,
@@ -308,8 +311,15 @@ def _float64():
     return torch.float64
 
 
-def axis_letters(domain: Domain) -> list[str | None]:
+def axis_units(domain: Domain | Sphere) -> str:
+    """Return the unit of the coordinates: angles on a sphere, else none that we know."""
+    return "radian" if isinstance(domain, Sphere) else "1"
+
+
+def axis_letters(domain: Domain | Sphere) -> list[str | None]:
     """CF's letters of the axes; only the first three directions have one."""
+    if isinstance(domain, Sphere):
+        return ["Y", "X"]
     return [*"XYZ", *[None] * domain.ndim][: domain.ndim]
 
 
@@ -419,7 +429,7 @@ def _header_of(file, path: Path) -> tuple[Header, dict[str, StoredArray]]:
             f"{path} is not a dataset of this version of opkernels ({found}); convert it, or read it with xarray and "
             "Trajectories.from_xarray"
         )
-    domain = Domain.from_dict(json.loads(attributes.pop("domain")))
+    domain = domain_from_dict(json.loads(attributes.pop("domain")))
     dims = {}
     for name, item in file.items():
         if isinstance(item, h5py.Dataset) and not item.is_scale:

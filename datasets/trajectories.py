@@ -13,6 +13,7 @@ from opkernels.datasets import store
 from opkernels.datasets.fields import Field
 from opkernels.datasets.restriction import RULES, check_restriction, default_rule, with_rule
 from opkernels.domains import Domain, Grid
+from opkernels.sphere import Sphere, SphereGrid
 
 __all__ = ["Trajectories", "open_trajectories"]
 
@@ -26,7 +27,7 @@ class Trajectories:
 
     Attributes
     ----------
-    domain : Domain
+    domain : Domain or Sphere
     times : ndarray (T,) or None
         Output times; None for stationary data.
     fields : dict of str to Field
@@ -49,7 +50,7 @@ class Trajectories:
 
     def __init__(
         self,
-        domain: Domain,
+        domain: Domain | Sphere,
         fields: Mapping[str, Field],
         times: np.ndarray | None,
         parameters: Mapping[str, np.ndarray],
@@ -64,7 +65,7 @@ class Trajectories:
         return next(iter(self.fields.values())).spatial
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> Grid | SphereGrid:
         """The domain sampled with `shape`."""
         return self.domain.grid(*self.shape)
 
@@ -78,7 +79,8 @@ class Trajectories:
 
     def __repr__(self) -> str:
         span = "stationary" if self.times is None else f"{self.n_times} times in [{self.times[0]:g}, {self.times[-1]:g}]"
-        extent = " x ".join(f"{length:g}" for length in self.domain.extent)
+        sphere = isinstance(self.domain, Sphere)
+        extent = f"a sphere of radius {self.domain.radius:g}" if sphere else " x ".join(f"{length:g}" for length in self.domain.extent)
         shape = " x ".join(map(str, self.shape))
         parameters = f", parameters {', '.join(self.parameters)}" if self.parameters else ""
         return f"Trajectories({len(self)} samples of {', '.join(self.fields)} on {shape} points of {extent}, {span}{parameters})"
@@ -224,7 +226,7 @@ class Trajectories:
     def from_arrays(
         cls,
         fields: Mapping[str, np.ndarray | Tensor],
-        domain: Domain,
+        domain: Domain | Sphere,
         times: Sequence[float] | np.ndarray | Tensor | None = None,
         parameters: Mapping[str, Sequence[float] | np.ndarray | Tensor] | None = None,
         *,
@@ -238,7 +240,7 @@ class Trajectories:
         fields : dict of str to array
             One array per physical field: (sample, time, *spatial), or (sample, *spatial) for a field that does not
             change in time. Without `times` every array is (sample, *spatial).
-        domain : Domain
+        domain : Domain or Sphere
             What the shapes cannot say: extent, periodicity, where the samples sit.
         times : array (T,), optional
             Output times, increasing; None for stationary data.
@@ -246,7 +248,7 @@ class Trajectories:
             Per-sample parameters.
         restriction : str or dict of str to str, optional
             How `at` coarsens: "spectral", "mean" (coefficients, finite volumes) or "nodal"; for every field, or by name.
-            By default "spectral" on periodic domains, else "mean" for cells, else "nodal".
+            By default "spectral" on spheres and periodic domains, else "mean" for cells, else "nodal".
         attributes : dict, optional
             Notes kept with the data: title, source, references.
 
@@ -284,7 +286,7 @@ class Trajectories:
         return data
 
     @classmethod
-    def from_xarray(cls, dataset, domain: Domain | None = None, *, sample: str = "sample", time: str = "time") -> Trajectories:
+    def from_xarray(cls, dataset, domain: Domain | Sphere | None = None, *, sample: str = "sample", time: str = "time") -> Trajectories:
         """Make a dataset of an ``xarray.Dataset``; lazy variables stay lazy.
 
         Parameters

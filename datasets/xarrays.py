@@ -10,8 +10,9 @@ import torch
 
 from opkernels.datasets.fields import Field
 from opkernels.datasets.restriction import with_rule
-from opkernels.datasets.store import Header, axis_attributes, axis_letters, check_times, time_attributes
+from opkernels.datasets.store import Header, axis_attributes, axis_letters, axis_units, check_times, time_attributes
 from opkernels.domains import Axis, Domain
+from opkernels.sphere import Sphere, domain_from_dict
 
 __all__ = ["make_dataset", "read_dataset"]
 
@@ -24,17 +25,20 @@ def make_dataset(header: Header, fields: Mapping[str, Field]):
     coordinates: dict = {"sample": ("sample", samples, {"long_name": "number of the trajectory"})}
     if header.times is not None:
         coordinates["time"] = ("time", header.times, time_attributes(header.times))
+    units = axis_units(header.domain)
     for axis, n, letter in zip(header.domain.axes, header.shape, axis_letters(header.domain), strict=True):
-        coordinates[axis.name] = (axis.name, axis.coordinates(n, dtype=torch.float64).numpy(), axis_attributes(axis, n, letter))
+        places = axis.coordinates(n, dtype=torch.float64).numpy()
+        coordinates[axis.name] = (axis.name, places, axis_attributes(axis, n, letter, units))
     for name, values in header.parameters.items():
         coordinates[name] = ("sample", values)
     variables = {name: (header.dims(name), np.asarray(field), field.attributes) for name, field in fields.items()}
     return xarray.Dataset(variables, coordinates, {**header.attributes, "domain": json.dumps(header.domain.to_dict())})
 
 
-def read_dataset(dataset, domain: Domain | None, sample: str, time: str) -> tuple:
+def read_dataset(dataset, domain: Domain | Sphere | None, sample: str, time: str) -> tuple:
     """Return domain, fields, times, parameters and attributes of a dataset; see `Trajectories.from_xarray`."""
     dataset = _dataset_of(dataset)
+    domain = domain or _sphere_of(dataset)
     spatial = domain.names if domain else _spatial_dims(dataset, sample, time)
     absent = [name for name in spatial if name not in dataset.sizes]
     if absent:
@@ -85,6 +89,15 @@ def _spatial_dims(dataset, sample: str, time: str) -> tuple[str, ...]:
     return tuple(str(dim) for dim in widest.dims if dim not in (sample, time))
 
 
+def _sphere_of(dataset) -> Sphere | None:
+    """Return the sphere that `make_dataset` has written among the attributes, if any."""
+    try:
+        domain = domain_from_dict(json.loads(dataset.attrs["domain"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return domain if isinstance(domain, Sphere) else None
+
+
 def _axis_of(dataset, name: str) -> Axis:
     """Make the axis that the attributes of a coordinate describe, or demand a domain."""
     attributes = dataset[name].attrs if name in dataset.coords else {}
@@ -110,7 +123,7 @@ def _times_of(dataset, time: str) -> np.ndarray:
     return check_times(values)
 
 
-def _check_coordinates(dataset, domain: Domain, shape: tuple[int, ...]) -> None:
+def _check_coordinates(dataset, domain: Domain | Sphere, shape: tuple[int, ...]) -> None:
     """Refuse coordinates that are not where the samples of the domain sit."""
     for axis, n in zip(domain.axes, shape, strict=True):
         if axis.name not in dataset.coords:

@@ -14,18 +14,19 @@ from torch import Tensor
 
 from opkernels.domains import Grid
 from opkernels.metrics import rel_h1, rel_l2
+from opkernels.sphere import SphereGrid
 
 __all__ = ["Loss", "l1", "loss_by_name", "mse", "rel_h1", "rel_l2"]
 
-Loss = Callable[[Tensor, Tensor, Grid], Tensor]
+Loss = Callable[[Tensor, Tensor, Grid | SphereGrid], Tensor]
 
 
-def mse(prediction: Tensor, truth: Tensor, grid: Grid | None = None) -> Tensor:
+def mse(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid | None = None) -> Tensor:
     """Mean square error: the mean over batch, channels and space (by quadrature) of (p - r)^2."""
     return _mean(_difference(prediction, truth) ** 2, grid)
 
 
-def l1(prediction: Tensor, truth: Tensor, grid: Grid | None = None) -> Tensor:
+def l1(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid | None = None) -> Tensor:
     """Mean absolute error: the mean over batch, channels and space (by quadrature) of |p - r|."""
     return _mean(_difference(prediction, truth).abs(), grid)
 
@@ -54,7 +55,7 @@ def _difference(prediction: Tensor, truth: Tensor) -> Tensor:
     return prediction - truth
 
 
-def _mean(values: Tensor, grid: Grid | None) -> Tensor:
+def _mean(values: Tensor, grid: Grid | SphereGrid | None) -> Tensor:
     if grid is None:
         return values.mean()
     if grid.uniform:

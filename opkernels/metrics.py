@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
 from opkernels.resample import resample
+from opkernels.sphere import SphereGrid
+from opkernels.spherical import Harmonics
 
 __all__ = ["band_energy", "energy_spectrum", "rel_h1", "rel_l2", "spectrum_distance"]
 
 _SLACK = 1e-9  # a mode on the edge of a shell or band is inside, whatever the rounding
 
 
-def rel_l2(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduction: str = "mean") -> Tensor:
+def rel_l2(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid | None = None, *, reduction: str = "mean") -> Tensor:
     r"""Relative L2 error ||p - r|| / ||r||, over channels and space, averaged over the batch.
 
     .. math:: \|u\|^2 = \sum_c \int |u_c(x)|^2 dx \approx \sum_{c, x} w_x |u_c(x)|^2
@@ -53,7 +56,7 @@ def rel_l2(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduc
     return _reduced(error / norm.clamp_min(torch.finfo(norm.dtype).tiny), reduction)
 
 
-def rel_h1(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduction: str = "mean") -> Tensor:
+def rel_h1(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid | None = None, *, reduction: str = "mean") -> Tensor:
     r"""Relative H1 error, which weighs the gradient as well: ||p - r||_H1 / ||r||_H1.
 
     .. math:: \|u\|_{H^1}^2 = \sum_c \int |u_c|^2 + |\nabla u_c|^2 \, dx
@@ -61,13 +64,13 @@ def rel_h1(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduc
     Parameters
     ----------
     prediction, truth : Tensor, (B, ..., *grid.shape)
-    grid : Grid
+    grid : Grid or SphereGrid
         Gives the lengths (needed: a derivative has no meaning without them). None is refused.
     reduction : {"mean", "none"}
 
     Notes
     -----
-    Derivatives are spectral on periodic axes (without the Nyquist mode of an even size) and on
+    Derivatives are spectral on spheres, on periodic axes (without the Nyquist mode of an even size) and on
     "gauss" axes, and fourth-order differences on the others (one-sided at walls; exact for
     polynomials of degree 4). Lengths enter in the units of the domain, so the balance of the two
     terms depends on them, as in the textbook norm.
@@ -84,7 +87,7 @@ def rel_h1(prediction: Tensor, truth: Tensor, grid: Grid | None = None, *, reduc
     return _reduced(error / norm.clamp_min(torch.finfo(norm.dtype).tiny), reduction)
 
 
-def energy_spectrum(u: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def energy_spectrum(u: Tensor, grid: Grid | SphereGrid) -> tuple[Tensor, Tensor]:
     r"""Energy per wave number, over shells of the physical wave number.
 
     .. math:: E(\kappa_j) \, \Delta\kappa = \frac12 \sum_{|\kappa| \in \text{shell } j} |\hat u(\kappa)|^2,
@@ -92,12 +95,12 @@ def energy_spectrum(u: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
     Shell j holds |kappa| in [(j - 1/2), (j + 1/2)) times the width dkappa = max_a 2 pi / L_a, the
     coarsest of the axes' fundamental wave numbers, so that no shell is empty. All modes are
-    counted, to the corners of the box.
+    counted, to the corners of the box. On a sphere of radius r shells are the degrees l = 0 .. `highest_degree`, at kappa = l/r.
 
     Parameters
     ----------
     u : Tensor, (..., *grid.shape)
-    grid : Grid
+    grid : Grid or SphereGrid
         Axes with walls are continued by reflection (period 2 L), those not sampled at cell centers
         after resampling to them.
 
@@ -117,7 +120,7 @@ def energy_spectrum(u: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return centers, energy / (2 * width)
 
 
-def band_energy(u: Tensor, grid: Grid, edges: Tensor | list[float]) -> Tensor:
+def band_energy(u: Tensor, grid: Grid | SphereGrid, edges: Tensor | list[float]) -> Tensor:
     """Mean square of `u` carried by bands of the physical wave number: (..., len(edges) - 1).
 
     Band b holds the modes with edges[b] <= |kappa| < edges[b+1]; the sum over bands that cover all
@@ -133,7 +136,7 @@ def band_energy(u: Tensor, grid: Grid, edges: Tensor | list[float]) -> Tensor:
     return energy[..., 1:-1]
 
 
-def spectrum_distance(prediction: Tensor, truth: Tensor, grid: Grid, *, floor: float = 1e-12) -> Tensor:
+def spectrum_distance(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid, *, floor: float = 1e-12) -> Tensor:
     """Distance of energy spectra in decades: rms over shells of log10(E_p / E_r), shape (...).
 
     Shells where the truth holds less than `floor` of its total energy are left out. Phases do not
@@ -148,7 +151,7 @@ def spectrum_distance(prediction: Tensor, truth: Tensor, grid: Grid, *, floor: f
     return (squares.sum(-1) / used.sum(-1)).sqrt()
 
 
-def _check(prediction: Tensor, truth: Tensor, grid: Grid | None, reduction: str) -> None:
+def _check(prediction: Tensor, truth: Tensor, grid: Grid | SphereGrid | None, reduction: str) -> None:
     if prediction.shape != truth.shape:
         raise ValueError(
             f"got a prediction of shape {tuple(prediction.shape)} for a truth of shape {tuple(truth.shape)}; give equal shapes"
@@ -165,20 +168,28 @@ def _reduced(values: Tensor, reduction: str) -> Tensor:
     return values.mean() if reduction == "mean" else values
 
 
-def _norm(u: Tensor, root: Tensor | None, grid: Grid | None) -> Tensor:
+def _norm(u: Tensor, root: Tensor | None, grid: Grid | SphereGrid | None) -> Tensor:
     """Root of the weighted sum of squares over all axes but the first; its gradient at zero is zero."""
     norm = torch.linalg.vector_norm((u if root is None else u * root).flatten(1), dim=1)
     return norm if grid is None or grid.split.size == 1 else torch.linalg.vector_norm(grid.split.joined(norm), dim=0)
 
 
-def _h1_norm(u: Tensor, grid: Grid) -> Tensor:
+def _h1_norm(u: Tensor, grid: Grid | SphereGrid) -> Tensor:
     root = grid.weights(u.device, u.dtype).sqrt()
     u = u.reshape(u.shape[0], -1, *grid.sizes)
     terms = [_norm(u, root, grid)]
-    for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
-        slope = grid.split.along(functools.partial(_derivative, dim=a - grid.ndim, axis=axis, n=n), u, a, n)
-        terms.append(_norm(slope, root, grid))
+    terms += [_norm(slope, root, grid) for slope in _gradient(u, grid)]
     return torch.linalg.vector_norm(torch.stack(terms), dim=0)
+
+
+def _gradient(u: Tensor, grid: Grid | SphereGrid) -> Iterator[Tensor]:
+    """Yield the derivatives along every axis, on a sphere eastward and northward."""
+    if isinstance(grid, SphereGrid):
+        harmonics = Harmonics(grid.highest_degree)
+        yield from harmonics.gradient(harmonics.analyze(u, grid), grid)
+        return
+    for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
+        yield grid.split.along(functools.partial(_derivative, dim=a - grid.ndim, axis=axis, n=n), u, a, n)
 
 
 def _derivative(u: Tensor, dim: int, axis: Axis, n: int) -> Tensor:
@@ -218,12 +229,16 @@ def _first_derivative_weights(nodes: Tensor, x: Tensor) -> Tensor:
     return off - here * off.sum(1, keepdim=True)
 
 
-def _power(u: Tensor, grid: Grid) -> tuple[Tensor, Tensor, float]:
+def _power(u: Tensor, grid: Grid | SphereGrid) -> tuple[Tensor, Tensor, float]:
     """Squared modes (..., modes), their wave numbers (modes,) and the width of a shell."""
     if grid.split.size > 1:
         raise ValueError(f"a spectrum got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
     if tuple(u.shape[-grid.ndim :]) != tuple(grid.shape):
         raise ValueError(f"got a tensor of shape {tuple(u.shape)}; expected its last axes to be the grid's {tuple(grid.shape)}")
+    if isinstance(grid, SphereGrid):
+        harmonics, radius = Harmonics(grid.highest_degree), grid.domain.radius
+        power = harmonics.spectrum(harmonics.analyze(u, grid)) / (4 * math.pi)
+        return power, torch.arange(harmonics.degree + 1, dtype=torch.float64, device=u.device) / radius, 1 / radius
     u, grid = _periodized(u, grid)
     d = grid.ndim
     u_hat = torch.fft.rfftn(u, dim=tuple(range(-d, 0)), norm="forward")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Grid
+from opkernels.sphere import SphereGrid
 
 __all__ = ["Normalization"]
 
@@ -60,7 +61,7 @@ class Normalization:
 
     @classmethod
     def fit(
-        cls, data: Tensor | Iterable[Tensor], *, names: Sequence[str] = (), grid: Grid | None = None, channel_axis: int = 1
+        cls, data: Tensor | Iterable[Tensor], *, names: Sequence[str] = (), grid: Grid | SphereGrid | None = None, channel_axis: int = 1
     ) -> Normalization:
         """Return the normalization under which `data` has mean 0 and standard deviation 1 per channel.
 
@@ -71,9 +72,9 @@ class Normalization:
             by `channel_axis`.
         names : sequence of str
             Names of the channels.
-        grid : Grid, optional
+        grid : Grid or SphereGrid, optional
             Its quadrature weights make the statistics those of the functions; needed where samples
-            do not count alike ("endpoint", "gauss").
+            do not count alike ("endpoint", "gauss", spheres).
         channel_axis : int
             Axis of the channels: 1 for (B, C, *spatial), 2 for (B, T, C, *spatial).
 
@@ -139,7 +140,7 @@ class Normalization:
         return mean.reshape(shape), std.reshape(shape)
 
 
-def _moments(batch: Tensor, grid: Grid | None, channel_axis: int, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(batch: Tensor, grid: Grid | SphereGrid | None, channel_axis: int, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Weight (number of functions), mean and variance per channel of one batch."""
     x = batch.detach().to(torch.float64)
     if grid is not None and tuple(x.shape[-grid.ndim :]) != tuple(grid.shape):

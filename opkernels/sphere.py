@@ -63,6 +63,11 @@ class Parallels:
     upper: float = math.pi / 2
     periodic: bool = False
 
+    @property
+    def length(self) -> float:
+        """From pole to pole in radians."""
+        return self.upper - self.lower
+
     def spacing(self, n: int) -> float:
         """Distance of neighboring rows in radians; for "gauss", the mean."""
         return math.pi / (n - 1 if self.points == "equiangular" else n)

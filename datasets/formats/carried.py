@@ -21,6 +21,7 @@ from opkernels.datasets.formats.places import close
 from opkernels.datasets.restriction import with_rule
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.domains import Domain
+from opkernels.sphere import Sphere, domain_from_dict
 
 __all__ = ["KEY", "Carried", "Origin", "assemble", "blocks", "coordinates_of", "pack", "pack_value", "remembered", "unpack", "unpack_value"]
 
@@ -33,7 +34,7 @@ _BLOCK = 1 << 25  # bytes that a conversion holds at once
 class Carried:
     """What a text under the name "opkernels" says; empty where there is none."""
 
-    domain: Domain | None = None
+    domain: Domain | Sphere | None = None
     times: np.ndarray | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -44,7 +45,9 @@ class Carried:
 
 
 def pack(data: Trajectories) -> str:
-    """Return a dataset's domain, times, names and notes as a JSON text."""
+    """Return a dataset's domain, times, names and notes as a JSON text; refuse a sphere, which no other format here holds."""
+    if not isinstance(data.domain, Domain):
+        raise ValueError("got data on a sphere, but other formats hold boxes only; write a native file")
     told = {
         "domain": data.domain.to_dict(),
         "times": None if data.times is None else data.times.tolist(),
@@ -58,7 +61,7 @@ def unpack(text) -> Carried:
     """Return what `pack` wrote; a text that is damaged or of another kind says nothing."""
     try:
         told = json.loads(store.plain(text))
-        domain = Domain.from_dict(told["domain"])
+        domain = domain_from_dict(told["domain"])
         times = None if told["times"] is None else store.check_times(told["times"])
         attributes = {str(k): v for k, v in told["attributes"].items() if isinstance(v, (str, int, float, list))}
         fields = {str(n): {str(k): v for k, v in a.items() if isinstance(v, str)} for n, a in told["fields"].items()}
@@ -100,7 +103,7 @@ class Origin:
 
 
 def assemble(
-    arrays: Mapping[str, Any], domain: Domain, times: np.ndarray | None, parameters: Mapping[str, np.ndarray], origin: Origin
+    arrays: Mapping[str, Any], domain: Domain | Sphere, times: np.ndarray | None, parameters: Mapping[str, np.ndarray], origin: Origin
 ) -> Trajectories:
     """Return the dataset of lazy arrays (sample, [time,] *space) as a reader found them.
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.domains import Grid
+from opkernels.domains import Domain, Grid
 from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics
 from opkernels.evaluation.report import by
 from opkernels.resample import resample
+from opkernels.sphere import Sphere, SphereGrid
 from opkernels.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def parse_resolution(value: int | str | Sequence[int], ndim: int) -> tuple[int, 
 
 def last_frames(
     surrogate: Surrogate, data: Trajectories, resolution: int | str | Sequence[int], steps: int | None = None, *, samples: int = 8
-) -> tuple[Tensor, Tensor, Grid, float]:
+) -> tuple[Tensor, Tensor, Grid | SphereGrid, float]:
     """Return the last frame of a rollout of the first samples, for pictures.
 
     Parameters as for `evaluate`.
@@ -125,7 +126,7 @@ def last_frames(
     Returns
     -------
     prediction, truth : Tensor, (B, C_out, *spatial)
-    grid : Grid
+    grid : Grid or SphereGrid
     lead : float
         Time since the last frame given.
     """
@@ -200,13 +201,17 @@ def _check(surrogate: Surrogate, data: Trajectories) -> None:
     if missing:
         raise ValueError(f"the surrogate needs the parameters {', '.join(missing)}, which the dataset does not hold; add them")
     if data.domain != surrogate.domain:
-        here, there = (
-            " x ".join(f"[{a.lower:g}, {a.upper:g}] ({'periodic' if a.periodic else 'walls'}, {a.points})" for a in domain.axes)
-            for domain in (data.domain, surrogate.domain)
+        raise ValueError(
+            f"the dataset lives on {_said(data.domain)}, but the surrogate on {_said(surrogate.domain)}; give data of its domain"
         )
-        raise ValueError(f"the dataset lives on {here}, but the surrogate on {there}; give data of its domain")
     if not len(data):
         raise ValueError("evaluate got a dataset without samples; give at least one")
+
+
+def _said(domain: Domain | Sphere) -> str:
+    if isinstance(domain, Sphere):
+        return f"a sphere of radius {domain.radius:g} ({domain.points})"
+    return " x ".join(f"[{a.lower:g}, {a.upper:g}] ({'periodic' if a.periodic else 'walls'}, {a.points})" for a in domain.axes)
 
 
 def _stored_steps(surrogate: Surrogate, data: Trajectories, steps: int | None) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from opkernels.domains import Grid
 from opkernels.metrics import band_energy, rel_h1, rel_l2, spectrum_distance
+from opkernels.sphere import SphereGrid
 
 __all__ = ["DEFINITIONS", "THRESHOLDS", "correlation", "correlation_times", "diverged", "frame_metrics", "vrmse"]
 
@@ -22,14 +23,14 @@ DEFINITIONS = {
 THRESHOLDS = (0.8, 0.9, 0.95)
 
 
-def frame_metrics(p: Tensor, r: Tensor, grid: Grid, edges: list[float]) -> dict[str, Tensor]:
+def frame_metrics(p: Tensor, r: Tensor, grid: Grid | SphereGrid, edges: list[float]) -> dict[str, Tensor]:
     """Return every metric of `DEFINITIONS` per sample: (B,), with a last axis for fields or bands.
 
     Parameters
     ----------
     p, r : Tensor, (B, C, *grid.shape)
         Prediction and truth.
-    grid : Grid
+    grid : Grid or SphereGrid
     edges : list of float
         Bands of the physical wave number.
 
@@ -56,7 +57,7 @@ def frame_metrics(p: Tensor, r: Tensor, grid: Grid, edges: list[float]) -> dict[
     return metrics | {"rel_l2_field": by_field.masked_fill(~nonzero, torch.nan), "band_error": bands}
 
 
-def vrmse(p: Tensor, r: Tensor, grid: Grid) -> Tensor:
+def vrmse(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
     """Root mean square error over the truth's standard deviation in space, averaged over fields: (B,).
 
     By quadrature, so that it means the same on every grid (The Well's VRMSE divides the variance by
@@ -66,7 +67,7 @@ def vrmse(p: Tensor, r: Tensor, grid: Grid) -> Tensor:
     return _over_fields((_mean((p - r) ** 2, grid) / variance).sqrt(), varies)
 
 
-def correlation(p: Tensor, r: Tensor, grid: Grid) -> Tensor:
+def correlation(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
     """Pearson correlation over space, by quadrature, averaged over the fields whose truth is not constant: (B,)."""
     a, b = (u - _mean(u, grid).reshape(*u.shape[:2], *[1] * grid.ndim) for u in (p, r))
     size = (_mean(a**2, grid) * _mean(b**2, grid)).sqrt()
@@ -91,7 +92,7 @@ def correlation_times(values: Tensor, times: Tensor) -> Tensor:
     return torch.stack(out, dim=-1)
 
 
-def _variance(r: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _variance(r: Tensor, grid: Grid | SphereGrid) -> tuple[Tensor, Tensor]:
     """Variance over space (B, C), and whether it is more than rounding."""
     mean = _mean(r, grid)
     variance = _mean((r - mean.reshape(*mean.shape, *[1] * grid.ndim)) ** 2, grid)
@@ -103,7 +104,7 @@ def _over_fields(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, torch.zeros_like(values)).sum(1) / valid.sum(1)
 
 
-def _mean(u: Tensor, grid: Grid) -> Tensor:
+def _mean(u: Tensor, grid: Grid | SphereGrid) -> Tensor:
     if grid.uniform:
         return u.flatten(2).mean(-1)
     weights = grid.weights(u.device, u.dtype)

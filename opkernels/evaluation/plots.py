@@ -13,6 +13,7 @@ import numpy as np
 
 from opkernels.domains import Axis, Grid
 from opkernels.evaluation.tables import percent
+from opkernels.sphere import Parallels, SphereGrid
 from opkernels.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def save_figure(figure: Figure, path: Path | str, *, dpi: int = 150) -> Path:
 def compare_fields(
     truth: np.ndarray | Sequence,
     prediction: np.ndarray | Sequence,
-    grid: Grid,
+    grid: Grid | SphereGrid,
     *,
     rows: Sequence[str] | None = None,
     title: str = "",
@@ -254,7 +255,13 @@ def finish(figure: Figure, title: str) -> None:
                 axes.spines[spine].set_visible(False)
 
 
-def planes(truth: np.ndarray, prediction: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, list[Axis]]:
+def planes(
+    truth: np.ndarray, prediction: np.ndarray, grid: Grid | SphereGrid
+) -> tuple[np.ndarray, np.ndarray, list[Axis] | list[Axis | Parallels]]:
+    """Return what is drawn of fields (R, *grid.shape), first axis to the right, second up: maps of a sphere, middle planes in 3-D."""
+    if isinstance(grid, SphereGrid):
+        latitude, longitude = grid.domain.axes
+        return truth[:, ::-1].swapaxes(1, 2), prediction[:, ::-1].swapaxes(1, 2), [longitude, latitude]
     axes = list(grid.domain.axes)
     while len(axes) > 2:
         middle = truth.shape[-1] // 2
