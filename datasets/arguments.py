@@ -1,7 +1,8 @@
-"""What a recipe gives a solver: laws, random fields and formulas; and a trial of the solver with the ends of its laws."""
+"""What a recipe gives a solver: laws, random fields, formulas and parts; and a trial of the solver with the ends of its laws."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from opkernels import solvers
 from opkernels.datasets.expressions import Expression
 from opkernels.domains import Domain
 
-__all__ = ["Law", "RandomField", "function_of", "try_solver"]
+__all__ = ["Law", "Part", "RandomField", "function_of", "make_solver", "try_solver"]
 
 _TRIAL_POINTS = 8  # per axis
 
@@ -33,6 +34,24 @@ class RandomField:
     arguments: Mapping[str, object]
     transform: Expression | None = None
     component: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """An object among a solver's arguments: the flow that carries a scalar, or a forcing that is random in time."""
+
+    name: str
+    arguments: Mapping[str, object]
+
+    def make(self, domain: Domain, arguments: Mapping[str, object], seed: int, start: int):
+        """Return the object; what is random in time is a function of the seed and of a sample's number, the first of which is `start`."""
+        kind = getattr(solvers, self.name)
+        return kind(**arguments, seed=seed, start=start) if hasattr(kind, "kick") else make_solver(kind, domain, arguments)
+
+
+def make_solver(kind, domain: Domain, arguments: Mapping[str, object]):
+    """Return a solver on a domain, which one that is given another solver has from that."""
+    return kind(domain, **arguments) if "domain" in inspect.signature(kind).parameters else kind(**arguments)
 
 
 def function_of(expression: Expression, domain: Domain, parameters: dict[str, Tensor]):
@@ -67,7 +86,7 @@ def try_solver(solver, domain: Domain, arguments: Mapping[str, object], laws: Ma
         ends = {name: torch.tensor([end(laws[name].values)], dtype=torch.float64) for name in names}
         given = {key: _trial(value, key, domain, ends) for key, value in arguments.items()}
         try:
-            solver(domain, **given)
+            make_solver(solver, domain, given)
         except TypeError as error:
             told = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
             raise ValueError(f"{solver.__name__} got {told}, which it cannot take: {error}") from error
@@ -79,6 +98,8 @@ def _trial(value, name: str, domain: Domain, ends: Mapping[str, Tensor]):
         return ends[name]
     if isinstance(value, Expression):
         return function_of(value, domain, dict(ends))
+    if isinstance(value, Part):
+        return value.make(domain, {key: _trial(item, key, domain, ends) for key, item in value.arguments.items()}, seed=0, start=0)
     if isinstance(value, RandomField):
         grid = domain.grid(*[_TRIAL_POINTS] * domain.ndim)
         field = getattr(solvers, value.name)(domain, **value.arguments).sample(1, grid.shape, seed=0, dtype=torch.float64)

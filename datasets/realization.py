@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from opkernels import solvers
-from opkernels.datasets.arguments import Law, RandomField, function_of
+from opkernels.datasets.arguments import Law, Part, RandomField, function_of, make_solver
 from opkernels.datasets.expressions import Expression
 from opkernels.datasets.recipe import Recipe
 from opkernels.datasets.restriction import default_rule, reaches, restrict
@@ -120,19 +120,22 @@ def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], 
 
 
 def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor], grid: Grid):
-    """Return a solver's keyword argument: numbers as they are, laws as (B,), random fields as (B, 1, *spatial), formulas as functions."""
+    """Return a solver's keyword argument: numbers as they are, laws as (B,), random fields as (B, 1, *spatial), the rest made."""
     if isinstance(value, Law):
         return parameters[name]
     if isinstance(value, RandomField):
         return _field(recipe, value, samples, parameters, _stream(recipe.seed, name), grid)[:, None]
     if isinstance(value, Expression):
         return function_of(value, recipe.domain, parameters)
+    if isinstance(value, Part):
+        own = {key: _argument(recipe, item, f"{name}.{key}", samples, parameters, grid) for key, item in value.arguments.items()}
+        return value.make(recipe.domain, own, seed=_stream(recipe.seed, name), start=samples.start)
     return value
 
 
 def _solve(recipe: Recipe, inputs: _Inputs, dtype: torch.dtype, dt: float | None) -> Tensor:
     """Return the solution (B, T, C, *spatial), T = 1 for stationary solvers."""
-    solver = getattr(solvers, recipe.solver)(recipe.domain, **inputs.arguments)
+    solver = make_solver(getattr(solvers, recipe.solver), recipe.domain, inputs.arguments)
     state = inputs.state.to(dtype)
     with torch.no_grad():
         if recipe.times is None:

@@ -3,7 +3,7 @@
 | key          | meaning                                                                  | example                             |
 | ------------ | ------------------------------------------------------------------------ | ----------------------------------- |
 | solver       | a name of `opkernels.solvers` and its keyword arguments                   | {name: NavierStokes2D, viscosity: 1e-3} |
-| domain       | ``periodic`` or ``box`` lengths, or ``axes``                              | {periodic: [2*pi, 2*pi]}            |
+| domain       | ``periodic`` or ``box`` lengths, ``axes``, or the radius of a ``sphere``  | {periodic: [2*pi, 2*pi]}            |
 | initial      | the initial field, or one per field of the solver, which may use another by its name | {a: 1 - b, b: {name: RandomBumps}} |
 | coefficient  | in its place for stationary solvers                                       | {name: ..., transform: "exp(value)"} |
 | times        | output times, a list or ``start, stop, count``; stationary solvers have none | {stop: 20, count: 21}               |
@@ -19,8 +19,9 @@
 
 A value is a number (``1e-3``, ``2*pi``), a law per sample (``{uniform: [a, b]}``, ``{loguniform: [a, b]}``,
 ``{choice: [a, b, c]}``), an expression of the coordinates, the parameters and, in a solver's arguments, the time
-(``"0.1 * sin(2*pi*(x + y))"``), or a random field (``{name: GaussianRandomField, ...}``, one draw per sample). Nothing in a recipe is run
-as code.
+(``"0.1 * sin(2*pi*(x + y))"``), or a random field (``{name: GaussianRandomField, ...}``, one draw per sample). An argument of a solver may
+also be an object with arguments of its own, numbers and expressions: a forcing that is random in time,
+``stirring: {name: RingForcing, ...}``, or another solver, ``flow: {name: NavierStokes2D, ...}``. Nothing in a recipe is run as code.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from opkernels import solvers
-from opkernels.datasets.arguments import Law, RandomField, try_solver
+from opkernels.datasets.arguments import Law, Part, RandomField, try_solver
 from opkernels.datasets.expressions import Expression, constant
 from opkernels.datasets.recipe_files import load_data
 from opkernels.datasets.recipe_values import Mistakes, hint, read_dtype, read_law, read_times, whole
 from opkernels.domains import Domain
+from opkernels.sphere import Sphere
 
 __all__ = ["Recipe", "read_recipe"]
 
@@ -66,8 +68,8 @@ class Recipe:
     solver : str
         Name in `opkernels.solvers`.
     arguments : dict
-        Its keyword arguments: numbers, `Law`, `Expression`, `RandomField` or plain data.
-    domain : Domain
+        Its keyword arguments: numbers, `Law`, `Expression`, `RandomField`, `Part` or plain data.
+    domain : Domain or Sphere
     inputs : dict of str to value
         Initial field by name of the solver's field, or the coefficient.
     times : tuple of float or None
@@ -82,7 +84,7 @@ class Recipe:
 
     solver: str
     arguments: Mapping[str, object]
-    domain: Domain
+    domain: Domain | Sphere
     inputs: Mapping[str, object]
     times: tuple[float, ...] | None
     resolution: tuple[int, ...]
@@ -176,7 +178,9 @@ def _read_formulas(data: Mapping, values: dict, mistakes: Mistakes) -> None:
     laws = {name: mistakes.of(read_law, law, f"parameters.{name}") for name, law in named.items()}
     names = [*axes, *([] if _is_stationary(solver) else ["t"]), *laws]
     values["arguments"] = mistakes.of(_arguments, data["solver"], solver, names, mistakes) or {}
-    mistakes.of(_check_forcing, values["arguments"].get("forcing"), data["solver"].get("forcing"), [*laws])
+    parts = {name: value.arguments for name, value in values["arguments"].items() if isinstance(value, Part)}
+    for what, owner in {"solver": values["arguments"], **{f"solver.{name}": part for name, part in parts.items()}}.items():
+        mistakes.of(_check_forcing, owner.get("forcing"), f"{what}.forcing", [*laws])
     laws |= {name: value for name, value in values["arguments"].items() if isinstance(value, Law)}
     _check_names(named, values["arguments"], solver, axes, mistakes)
     form = data.get("coefficient" if _is_stationary(solver) else "initial")
@@ -187,11 +191,12 @@ def _read_formulas(data: Mapping, values: dict, mistakes: Mistakes) -> None:
         mistakes.of(try_solver, solver, values["domain"], values["arguments"], laws)
 
 
-def _check_forcing(forcing, told, laws: list[str]) -> None:
+def _check_forcing(forcing, what: str, laws: list[str]) -> None:
     """Refuse a number per sample where a field is wanted: (B,) samples would be read along the last axis."""
     if isinstance(forcing, Law) or (isinstance(forcing, Expression) and forcing.used and forcing.used <= set(laws)):
+        told = forcing.text if isinstance(forcing, Expression) else f"{{{forcing.kind}: {[*forcing.values]}}}"
         raise ValueError(
-            f"solver.forcing is {told!r}, one number per sample, which does not say where it acts; name the law under parameters and "
+            f"{what} is {told}, one number per sample, which does not say where it acts; name the law under parameters and "
             'write an expression of the coordinates, for instance forcing: "amplitude * sin(2*pi*x)"'
         )
 
@@ -245,10 +250,10 @@ _OPTIONS = {  # key: (reader, default)
 }
 
 
-def _public(name, what: str, method: str):
-    """Return the class of `opkernels.solvers` with this name; only public names are looked up."""
+def _public(name, what: str, *methods: str):
+    """Return the class of `opkernels.solvers` with this name and one of these methods; only public names are looked up."""
     found = {known: getattr(solvers, known) for known in solvers.__all__}
-    found = {known: value for known, value in found.items() if hasattr(value, method)}
+    found = {known: value for known, value in found.items() if any(hasattr(value, method) for method in methods)}
     if name not in found:
         raise ValueError(f"{what} is {name!r}; {hint(str(name), found)}")
     return found[name]
@@ -260,7 +265,9 @@ def _solver(value):
     return _public(value["name"], "solver.name", "solve")
 
 
-def _domain(value) -> Domain:
+def _domain(value) -> Domain | Sphere:
+    if isinstance(value, Mapping) and "sphere" in value and set(value) <= {"sphere", "points"}:
+        return Sphere(constant(value["sphere"], "domain.sphere"), **{key: value[key] for key in value if key == "points"})
     if isinstance(value, Mapping) and len(shape := {"periodic", "box", "axes"} & set(value)) == 1:
         kind = shape.pop()
         if kind == "axes" and isinstance(value["axes"], (list, tuple)) and all(isinstance(axis, Mapping) for axis in value["axes"]):
@@ -275,8 +282,8 @@ def _domain(value) -> Domain:
             if set(rest) <= ({"names"} if kind == "periodic" else {"names", "points"}):
                 return Domain.periodic(*lengths, **rest) if kind == "periodic" else Domain.box(*lengths, **rest)
     raise ValueError(
-        f"domain is {value!r}; give {{periodic: [Lx, Ly]}}, {{box: [Lx, Ly], points: cell}} or axes with lower and upper, "
-        "and names, if any, as a list of words"
+        f"domain is {value!r}; give {{periodic: [Lx, Ly]}}, {{box: [Lx, Ly], points: cell}}, {{sphere: radius}} or axes with "
+        "lower and upper, and names, if any, as a list of words"
     )
 
 
@@ -284,7 +291,7 @@ def _are_words(value) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
 
 
-def _resolution(value, domain: Domain) -> tuple[int, ...]:
+def _resolution(value, domain: Domain | Sphere) -> tuple[int, ...]:
     sizes = value if isinstance(value, (list, tuple)) else [value] * domain.ndim
     return domain.grid(*(whole(size, "resolution", 2) for size in sizes)).shape
 
@@ -315,7 +322,8 @@ def _random_field(value: Mapping, what: str, names: list[str]) -> RandomField:
 
 def _check_arguments(kind, arguments: Mapping, what: str) -> None:
     """Refuse keyword arguments that a class does not take, and a lack of those it needs."""
-    known = {name: p for name, p in inspect.signature(kind).parameters.items() if name != "domain"}
+    given = ("domain", "seed", "start") if hasattr(kind, "kick") else ("domain",)  # by the recipe
+    known = {name: p for name, p in inspect.signature(kind).parameters.items() if name not in given}
     for name in arguments:
         if name not in known:
             raise ValueError(f"{kind.__name__} takes no {what}.{name}; {hint(name, known)}")
@@ -327,7 +335,28 @@ def _check_arguments(kind, arguments: Mapping, what: str) -> None:
 def _arguments(value: Mapping, solver, names: list[str], mistakes: Mistakes) -> dict:
     arguments = {key: value[key] for key in value if key != "name"}
     _check_arguments(solver, arguments, "solver")
-    return {key: mistakes.of(_value, item, f"solver.{key}", names) for key, item in arguments.items()}
+    return {key: mistakes.of(_argument, item, f"solver.{key}", names) for key, item in arguments.items()}
+
+
+def _argument(value, what: str, names: list[str]):
+    """Read an argument of a solver: a value, or a part."""
+    if isinstance(value, Mapping) and "name" in value:
+        kind = _public(value["name"], f"{what}.name", "sample", "kick", "solve")
+        if not hasattr(kind, "sample"):
+            return _part(kind, value, what, names)
+    return _value(value, what, names)
+
+
+def _part(kind, value: Mapping, what: str, names: list[str]) -> Part:
+    arguments = {key: value[key] for key in value if key != "name"}
+    _check_arguments(kind, arguments, what)
+    read = {key: _argument(item, f"{what}.{key}", names) for key, item in arguments.items()}
+    for key, item in read.items():
+        if isinstance(item, (Law, RandomField)):
+            raise ValueError(
+                f"{what}.{key} is {arguments[key]!r}, drawn for each sample; give a number, an expression or the name of a parameter"
+            )
+    return Part(kind.__name__, read)
 
 
 def _is_vector(value) -> bool:
@@ -335,10 +364,15 @@ def _is_vector(value) -> bool:
     return isinstance(value, Mapping) and getattr(getattr(solvers, str(value.get("name")), None), "vector", False)
 
 
+def _is_state_of(value: Mapping, solver) -> bool:
+    """Return whether a random field of several components names the solver's fields as its own."""
+    return getattr(getattr(solvers, str(value["name"])), "fields", None) == solver.fields
+
+
 def _inputs(value, solver, names: list[str], mistakes: Mistakes) -> dict:
     """Return what each field starts from: one form for a solver of one field, else one by name."""
     wanted = (_COEFFICIENT,) if _is_stationary(solver) else solver.fields
-    if _is_vector(value) and all(name.startswith("velocity_") for name in wanted):
+    if _is_vector(value) and (_is_state_of(value, solver) or all(name.startswith("velocity_") for name in wanted)):
         form = mistakes.of(_value, value, "initial", names)
         return {name: dataclasses.replace(form, component=i) for i, name in enumerate(wanted)} if form else {}
     by_name = isinstance(value, Mapping) and "name" not in value and not set(value) & {"uniform", "loguniform", "choice"}

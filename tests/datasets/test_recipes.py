@@ -1,16 +1,19 @@
 """Every bundled recipe of fields on grids, made small: it generates, opens, holds finite fields and says where it came from."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from opkernels import generate, solvers
-from opkernels.datasets.realization import solve_samples
+from opkernels import Sphere, generate, solvers
+from opkernels.datasets.realization import _stream, draw_parameters, solve_samples
 from opkernels.datasets.recipe import read_recipe
 from opkernels.datasets.recipe_files import bundled, load_data, override
+from opkernels.spherical import Harmonics
 
 GRIDS = sorted(name for name in bundled() if "solver" in load_data(name))
 
@@ -25,7 +28,7 @@ def small(name, *words):
 def test_a_small_version_is_generated_and_opened(name, tmp_path):
     full = read_recipe(name)
     assert full.plain["title"] and full.samples >= 50 and max(full.resolution) <= 1024
-    n = 32 if name == "kolmogorov_re1000" else 16  # its eight waves need 25 points
+    n = 32 if name in ("kolmogorov_re1000", "stirred_turbulence") else 16  # their eight waves need 25 points
     data = generate(small(name, f"resolution={n}"), tmp_path / "d.nc", workers=1)
     fields = getattr(solvers, full.solver).fields
     assert set(fields) <= set(data.fields)
@@ -60,6 +63,31 @@ def test_another_resolution_starts_from_the_same_functions(name):
         a, b = (np.fft.fftn(x.numpy(), axes=axes, norm="forward") for x in (a, b))
         low = (slice(None), *[slice(0, 4)] * len(axes))
         assert np.abs(a[low] - b[low]).max() <= 1e-12 * max(np.abs(b).max(), 1e-300), field
+
+
+def test_a_sphere_starts_from_the_same_flow_at_every_resolution(tmp_path):
+    """Coefficients up to degree 20 equal to 1e-12, and the file opens as a data set on the sphere."""
+    harmonics = Harmonics(20)
+    words = ["dtype=float64", "samples=2", "checked=0", "times=[0]"]
+    recipes = [override(load_data("shallow_water_sphere"), [*words, f"resolution={shape}"]) for shape in ([32, 64], [48, 96])]
+    sets: list[Any] = [generate(recipe, tmp_path / f"{i}.nc", workers=1) for i, recipe in enumerate(recipes)]
+    few, many = sets
+    assert few.domain == Sphere(6.37122e6) and few.to_xarray()["vorticity"].dims == ("sample", "time", "latitude", "longitude")
+    for field in ("geopotential", "vorticity"):
+        values = [torch.tensor(np.asarray(data.fields[field])) for data in sets]
+        a, b = (harmonics.analyze(x, Sphere().grid(*x.shape[-2:])) for x in values)
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+def test_a_sphere_is_written_with_its_radius():
+    recipe = load_data("shallow_water_sphere")
+    assert read_recipe(recipe | {"domain": {"sphere": "2*pi", "points": "equiangular"}}).domain == Sphere(2 * math.pi, points="equiangular")
+    with pytest.raises(ValueError, match="domain.sphere is 'far'; give a number"):
+        read_recipe(recipe | {"domain": {"sphere": "far"}})
+    with pytest.raises(ValueError, match=r"give .*\{sphere: radius\} or axes"):
+        read_recipe(recipe | {"domain": {"sphere": 1, "names": ["a", "b"]}})
+    with pytest.raises(ValueError, match="ShallowWaterSphere got domain=Domain.*; give a Sphere"):
+        read_recipe(recipe | {"domain": {"periodic": [1, 1]}})
 
 
 BURGERS = {
@@ -113,3 +141,61 @@ def test_a_solve_that_fails_names_the_sample_of_the_dataset():
 def test_whole_numbers_stay_whole():
     recipe = read_recipe("kolmogorov_n4")
     assert recipe.arguments["wavenumber"] == 4 and isinstance(recipe.arguments["wavenumber"], int)
+
+
+STIRRED = {
+    "solver": {
+        "name": "ScalarTransport2D",
+        "diffusivity": 0.01,
+        "mean_gradient": [1, 0],
+        "flow": {
+            "name": "NavierStokes2D",
+            "viscosity": "nu",
+            "stirring": {"name": "RingForcing", "rate": 0.3, "wavenumber": 3, "interval": 0.05},
+        },
+    },
+    "domain": {"periodic": ["2*pi", "2*pi"]},
+    "initial": {"vorticity": 0, "scalar": 0},
+    "parameters": {"nu": {"loguniform": [1e-2, 1e-1]}},
+    "times": [0.2],
+    "resolution": 16,
+    "samples": 3,
+    "seed": 5,
+    "dt": 0.05,
+    "dtype": "float64",
+}
+
+
+def test_a_scalar_in_a_stirred_flow_is_what_its_solvers_make():
+    recipe = read_recipe(STIRRED)
+    fields = solve_samples(recipe, range(3))
+    for i in range(3):
+        alone = solve_samples(recipe, range(i, i + 1))
+        for name in ("vorticity", "scalar"):  # a sample's forcing is its own, whatever the batch
+            np.testing.assert_allclose(fields[name][i], alone[name][0], rtol=0, atol=1e-12)
+            assert fields[name][i].abs().max() > 1e-3
+    nu = draw_parameters(recipe, range(3))["nu"]
+    other = read_recipe(STIRRED | {"seed": 6})
+    assert (solve_samples(other, range(3))["vorticity"] - fields["vorticity"]).abs().max() > 0.1
+    stirring = solvers.RingForcing(rate=0.3, wavenumber=3.0, interval=0.05, seed=_stream(5, "flow.stirring"))
+    flow = solvers.NavierStokes2D(recipe.domain, viscosity=torch.from_numpy(nu), stirring=stirring)
+    solver = solvers.ScalarTransport2D(flow, diffusivity=0.01, mean_gradient=(1, 0))
+    expected = solver.solve(torch.zeros(3, 2, 16, 16, dtype=torch.float64), [0.2], dt=0.05)
+    np.testing.assert_allclose(fields["scalar"], expected[:, :, 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["solver.flow.viscosity={uniform: [0.1, 0.2]}"], "solver.flow.viscosity is .*drawn for each sample; give a number, an expression"),
+        (["solver.flow.name=NavierStoke2D"], "solver.flow.name is 'NavierStoke2D'; did you mean NavierStokes2D"),
+        (["solver.flow.stirring.seed=3"], "RingForcing takes no solver.flow.stirring.seed"),
+        (["solver.flow.stirring.rate=-1"], "RingForcing got rate=-1; give a positive number"),
+        (["solver.flow.name=Burgers1D"], "Burgers1D takes no solver.flow.stirring"),
+        (["solver.flow.forcing=nu"], "solver.flow.forcing is nu, one number per sample"),
+        (["solver.flow=3"], "ScalarTransport2D got flow=3; give a NavierStokes2D solver"),
+    ],
+)
+def test_mistakes_in_a_part_are_told(words, message):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(override(STIRRED, words))
