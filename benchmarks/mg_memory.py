@@ -51,10 +51,10 @@ def in_one_batch(module, x):
     patches, grid = module.patches, module.domain.grid(*x.shape[2:])
     pyramid = patches.pyramid(x, grid)
     z = torch.cat([patches.windows(pyramid, grid, patch) for patch in patches.indices])
-    y = x.new_zeros(len(x), module.out_channels, SIZE * SIZE)
+    y = patches.beginning(x, module.out_channels, grid)
     for part, patch in zip(module.local(z).split(len(x)), patches.indices, strict=True):
         y = patches.add(y, part, grid, patch)
-    return y.unflatten(2, grid.shape)
+    return patches.stitched(y, grid)
 
 
 def high_water() -> int:

@@ -320,9 +320,13 @@ class Whole:
         """Return the samples per axis that are held here, of `shape`."""
         return shape
 
-    def ends(self, a: int) -> tuple[bool, bool]:
-        """Return whether the samples held here begin, and end, where the axis does."""
-        return True, True
+    def first(self, a: int, n: int) -> int:
+        """Return the number in the whole of the first sample of axis `a` held here."""
+        return 0
+
+    def beyond(self, a: int, width: int, n: int) -> tuple[int, int]:
+        """Return how many of the `width` samples next to those held here, on either side of axis `a`, would lie beyond its ends."""
+        return width, width
 
     def cut(self, values: Tensor, dim: int, a: int) -> Tensor:
         """Return the part of `values` held here, whose `dim` counts the samples of axis `a`."""
@@ -344,6 +348,14 @@ class Whole:
         """Return x with `width` samples more on each side of axis `a`; beyond walls there are none."""
         dim, held = a + 2, x.shape[a + 2]
         return torch.cat([x.narrow(dim, held - width, width), x, x.narrow(dim, 0, width)], dim) if periodic else x
+
+    def folded(self, y: Tensor, a: int, width: int, n: int, *, periodic: bool) -> Tensor:
+        """Return y without the samples that `surrounded` adds, which are added to those they came from: its adjoint."""
+        if not periodic or not width:
+            return y
+        dim = a + 2
+        lower, first, core, last, upper = y.split([width, width, n - 2 * width, width, width], dim)
+        return torch.cat([first + upper, core, last + lower], dim)
 
     def along(self, function: Callable[[Tensor], Tensor], x: Tensor, a: int, n: int) -> Tensor:
         """Apply a function that needs the whole of axis `a` (n samples, of which it may make another number) and treats channels alike."""

@@ -24,6 +24,7 @@ FFT instead.
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import nullcontext
 
@@ -44,8 +45,8 @@ def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | t
 
     Parameters
     ----------
-    x : Tensor, (..., *source.shape)
-        Real samples; leading axes are kept.
+    x : Tensor, (..., *source.sizes)
+        Real samples; leading axes are kept, (B, C) for a field that is split over processes.
     source : Grid or SphereGrid
         Where the samples of `x` sit.
     target : Grid, SphereGrid or tuple of int
@@ -55,7 +56,7 @@ def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | t
     Returns
     -------
     Tensor, (..., *target.shape)
-        In the dtype of `x` (half precisions are computed in float32). `x` itself where the grids
+        Split as the source, in the dtype of `x` (half precisions are computed in float32). `x` itself where the grids
         are equal.
 
     Raises
@@ -94,15 +95,15 @@ def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | t
         # Coarsening axes first: the rest then works on less data. Symbolic sizes cannot be sorted.
         order = range(len(axes)) if torch.compiler.is_compiling() else sorted(range(len(axes)), key=lambda a: axes[a][3] / axes[a][1])
         for a in order:
-            y = _resample_axis(y, a - len(axes), *axes[a])
+            y = source.split.along(functools.partial(_resample_axis, a - len(axes), *axes[a]), y, a, axes[a][1])
         return y.to(x.dtype)
 
 
 def _check(x: Tensor, source: Grid, target: Grid) -> None:
-    if source.split.size > 1:
-        raise ValueError(f"resample got a field split over {source.split.size} processes, which it cannot take; gather the field first")
-    if tuple(x.shape[-source.ndim :]) != tuple(source.shape):
-        raise ValueError(f"resample got a tensor of shape {tuple(x.shape)}; expected its last axes to be the grid's {source.shape}")
+    if tuple(x.shape[-source.ndim :]) != tuple(source.sizes):
+        raise ValueError(f"resample got a tensor of shape {tuple(x.shape)}; expected its last axes to be the grid's {source.sizes}")
+    if source.split.size > 1 and x.ndim != source.ndim + 2:
+        raise ValueError(f"resample got a block of shape {tuple(x.shape)} of a split field; expected (batch, channels, *spatial)")
     if not x.is_floating_point():
         raise ValueError(f"resample got a tensor of dtype {x.dtype}; give real floating-point samples")
     if target.ndim != source.ndim:
@@ -119,7 +120,7 @@ def _check(x: Tensor, source: Grid, target: Grid) -> None:
             )
 
 
-def _resample_axis(x: Tensor, dim: int, source: Axis, n: int, target: Axis, m: int) -> Tensor:
+def _resample_axis(dim: int, source: Axis, n: int, target: Axis, m: int, x: Tensor) -> Tensor:
     if n == m and source.points == target.points:
         return x
     if source.periodic and n * m > _MATRIX_LIMIT and not torch.compiler.is_compiling():

@@ -14,7 +14,10 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+
 PATIENCE = 60
+WORLDS = (1, 2, 4)
 
 
 @functools.cache
@@ -56,7 +59,6 @@ def names(path):
 
 
 def _work(path, rank, world, folder, patience):
-    import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
@@ -75,3 +77,31 @@ def _work(path, rank, world, folder, patience):
         Path(folder, f"{rank}.json").write_text(json.dumps(report))
     if all(text is None for text in report.values()):
         dist.destroy_process_group()
+
+
+def splits(world, d):
+    """Ways to split a field of d axes over all processes: each axis alone, and two axes over a table of processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from opkernels.distributed import Split, process_mesh
+
+    mesh = process_mesh(domain=world)
+    yield from (Split(mesh, (None,) * a + ("domain",)) for a in range(d))
+    if d > 1 and world == 4:
+        table = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns"))
+        yield Split(table, ("rows", "columns"))
+        yield Split(table, ("columns",) + (None,) * (d - 2) + ("rows",))
+
+
+def same(a, b, dtype=torch.float64):
+    """Equal to 1e-12, in float32 to 1e-6, of the larger of one and the largest entry."""
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    assert a.shape == b.shape, (a.shape, b.shape)
+    a, b = a.detach().flatten(), b.detach().flatten()
+    error = float(torch.linalg.vector_norm(a - b, torch.inf)) if len(a) else 0.0
+    scale = max(float(torch.linalg.vector_norm(b, torch.inf)), 1.0) if len(a) else 1.0
+    assert error <= tolerance * scale, error / scale
+
+
+def whole(grid):
+    return grid.domain.grid(grid.shape)

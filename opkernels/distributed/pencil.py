@@ -54,7 +54,7 @@ class PencilFourier:
 
 
 def _only_part(grid: Grid, modes: Modes) -> Part | None:
-    parts: tuple[Part, ...] = grid.split.parts
+    parts = list(grid.split.parts)
     if not parts:
         return None
     if len(parts) > 1 or parts[0].axis == grid.ndim - 1:

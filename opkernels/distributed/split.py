@@ -8,14 +8,14 @@ and losses take it as they take any grid:
     grid = Split(mesh).grid(domain.grid(1024, 1024))
     loss = rel_l2(model(scatter(x, grid), grid=grid), scatter(y, grid), grid)
 
-| what is needed           | by                        | how                                | numbers sent by a process, forward (and backward)  |
-| ------------------------ | ------------------------- | ---------------------------------- | -------------------------------------------------- |
-| few coefficients         | spectral convolutions     | those of all blocks are summed     | 2 (P - 1)/P x 2 B C prod(m)                        |
-| all coefficients         | exact local branches      | FFT, exchange, FFT, and back       | 2 (P - 1)/P x 2 B C N/P (n_d//2 + 1)/n_d           |
-| neighbors                | stencils                  | halo exchange                      | 2 width B C N/n_a                                  |
-| whole lines              | H1 norms                  | blocks of channels for blocks of   | 2 (P - 1)/P x B C N/P                              |
-|                          |                           | the axis, and back                 |                                                    |
-| a mean                   | norms of channels, losses | summed                             | B C                                                |
+| what is needed    | by                        | how                                        | numbers sent by a process, forward       |
+| ----------------- | ------------------------- | ------------------------------------------ | ---------------------------------------- |
+| few coefficients  | spectral convolutions     | those of all blocks are summed             | 2 (P - 1)/P x 2 B C prod(m)              |
+| all coefficients  | exact local branches      | FFT, exchange, FFT, and back               | 2 (P - 1)/P x 2 B C N/P (n_d//2 + 1)/n_d |
+| neighbors         | stencils                  | halo exchange                              | 2 width B C N/n_a                        |
+| whole lines       | walls, other grids, H1    | blocks of channels for blocks of the axis, | 2 (P - 1)/P x B C N/P                    |
+|                   |                           | and back                                   |                                          |
+| a mean            | norms of channels, losses | summed                                     | B C                                      |
 
 for N = prod(n) samples, n_a along the split axis, m modes per axis and P processes. The first line grows neither with the grid nor with P;
 a pencil FFT of the same few waves would send n_a/(P m_a) times as much, which is less only where blocks are thinner than the number m_a
@@ -156,10 +156,18 @@ class Split(Whole):
             held[part.axis] = part.block(shape[part.axis])[1]
         return tuple(held)
 
-    def ends(self, a: int) -> tuple[bool, bool]:
-        """Return whether the block begins, and ends, where the axis does."""
+    def first(self, a: int, n: int) -> int:
+        """Return the number in the whole of the first sample of the block."""
         part = self._part(a)
-        return (True, True) if part is None else (part.rank == 0, part.rank == part.size - 1)
+        return 0 if part is None else part.block(n)[0]
+
+    def beyond(self, a: int, width: int, n: int) -> tuple[int, int]:
+        """Return how many of the `width` samples next to the block, on either side of axis `a`, would lie beyond the axis."""
+        part = self._part(a)
+        if part is None:
+            return width, width
+        first, held = part.block(n)
+        return max(width - first, 0), max(first + held + width - n, 0)
 
     def cut(self, values: Tensor, dim: int, a: int) -> Tensor:
         """Return the part of `values` held here, whose `dim` counts the samples of axis `a`."""
@@ -198,6 +206,13 @@ class Split(Whole):
             return super().surrounded(x, a, width, n, periodic=periodic)
         return halo.surrounded(x, a + 2, width, n, part, periodic=periodic)
 
+    def folded(self, y: Tensor, a: int, width: int, n: int, *, periodic: bool) -> Tensor:
+        """Return y without the samples that `surrounded` adds, which are added to those they came from."""
+        part = self._part(a)
+        if part is None:
+            return super().folded(y, a, width, n, periodic=periodic)
+        return halo.folded(y, a + 2, width, n, part, periodic=periodic)
+
     def along(self, function: Callable[[Tensor], Tensor], x: Tensor, a: int, n: int) -> Tensor:
         """Apply a function that needs the whole of axis `a` and treats channels alike: processes have blocks of channels meanwhile."""
         part = self._part(a)
@@ -210,13 +225,24 @@ class Split(Whole):
         return halo.moved(y, 1, a + 2, len(rows), part)[0, : x.shape[0] * x.shape[1]].unflatten(0, x.shape[:2])
 
     def rfftn(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the transform (B, C, *) over the spatial axes, in blocks of wave numbers (`wave_cut`)."""
+        """Return the transform (B, C, *) over the spatial axes, in blocks of wave numbers (`wave_cut`).
+
+        Raises
+        ------
+        ValueError
+            If the last axis is split and has fewer wave numbers, n//2 + 1, than processes.
+        """
         z, d = x, len(shape)
+        last = self._part(d - 1)
+        if last is not None and shape[-1] // 2 + 1 < last.size:
+            raise ValueError(
+                f"got {shape[-1] // 2 + 1} wave numbers of the last axis for {last.size} processes; use fewer, or split another axis"
+            )
         for a in reversed(range(d)):
             dim, home = a - d, self._home(a, shape)
-            transform = torch.fft.rfft if dim == -1 else _fft
+            transform = torch.fft.rfft if dim == -1 else torch.fft.fft
             if home == a:
-                z = self.along(lambda u, f=transform, dim=dim: f(u, dim=dim), z, a, shape[a])
+                z = self.along(lambda u, f=transform, n=shape[a], dim=dim: f(u, n=n, dim=dim), z, a, shape[a])
             else:
                 z = transform(halo.moved(z, dim, home - d, shape[a], self.parts[self._index(a)]), dim=dim)
         return z
@@ -226,11 +252,11 @@ class Split(Whole):
         d, counts = len(shape), _wave_counts(shape)
         for a in range(d):
             dim, home = a - d, self._home(a, shape)
-            transform = torch.fft.irfft if dim == -1 else _ifft
+            transform = torch.fft.irfft if dim == -1 else torch.fft.ifft
             if home == a:
                 z = self.along(lambda u, f=transform, n=shape[a], dim=dim: f(u, n=n, dim=dim), z, a, counts[a])
             else:
-                z = halo.moved(_ifft(z, dim=dim), home - d, dim, counts[home], self.parts[self._index(a)])
+                z = halo.moved(torch.fft.ifft(z, dim=dim), home - d, dim, counts[home], self.parts[self._index(a)])
         return z
 
     def wave_cut(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -254,15 +280,6 @@ class Split(Whole):
         axes, last = [part.axis for part in self.parts], len(shape) - 1
         free = a in axes and last not in axes and a == max(axes)
         return last if free and shape[-1] // 2 + 1 >= self.parts[self._index(a)].size else a
-
-
-def _fft(z: Tensor, *, dim: int) -> Tensor:
-    """FFT of what may be nothing, where there are fewer wave numbers than processes."""
-    return torch.fft.fft(z, dim=dim) if z.numel() else z
-
-
-def _ifft(z: Tensor, *, dim: int, n: int | None = None) -> Tensor:
-    return torch.fft.ifft(z, n=n, dim=dim) if z.numel() else z
 
 
 def _wave_counts(shape: tuple[int, ...]) -> tuple[int, ...]:

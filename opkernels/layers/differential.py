@@ -131,7 +131,7 @@ class DifferentialConv(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, {self.n_dim}, length={self.length:g}, order={order}, accuracy={self.accuracy}"
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return (B, out_channels, *grid.shape) for x (B, in_channels, *grid.shape), in the memory layout of `x`.
+        """Return (B, out_channels, *grid.sizes) for x (B, in_channels, *grid.sizes), in the memory layout of `x`.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class DifferentialConv(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             if isinstance(self.accuracy, str):
-                y = filtered(u, grid.shape, self.multipliers(grid, u.device, u.dtype), self._dense(u.dtype))
+                y = filtered(u, grid.shape, self.multipliers(grid, u.device, u.dtype), self._dense(u.dtype), grid.split)
                 return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
             terms = _differences(u, grid, self.multi_indices, self.accuracy)
             # the stencils are those of unit spacing: the weights carry the powers of l/h
@@ -230,27 +230,29 @@ def _differences(x: Tensor, grid: Grid, indices: Sequence[tuple[int, ...]], accu
         if alpha not in known:
             a = next(i for i, order in enumerate(alpha) if order)
             rest = of(alpha[:a] + (0,) + alpha[a + 1 :])
-            known[alpha] = _difference(rest, a + 2, grid.domain.axes[a], alpha[a], accuracy)
+            known[alpha] = _difference(rest, a, grid, alpha[a], accuracy)
         return known[alpha]
 
     return [of(alpha) for alpha in indices]
 
 
-def _difference(x: Tensor, dim: int, axis: Axis, order: int, accuracy: int) -> Tensor:
-    """Return h^order times the derivative of that order along one dimension."""
-    n = x.shape[dim]
-    half, width = _check_room(n, axis, order, accuracy)
+def _difference(x: Tensor, a: int, grid: Grid, order: int, accuracy: int) -> Tensor:
+    """Return h^order times the derivative of that order along one axis."""
+    axis, n, dim = grid.domain.axes[a], x.shape[a + 2], a + 2
+    half, width = _check_room(grid.shape[a] if axis.periodic else n, axis, order, accuracy)
     weights = stencil(order, tuple(range(-half, half + 1)))
+    around = grid.split.surrounded(x, a, half, grid.shape[a], periodic=axis.periodic)
     if axis.periodic:
-        around = torch.cat([x.narrow(dim, n - half, half), x, x.narrow(dim, 0, half)], dim)
         return _centered(around, dim, weights, order % 2 == 1)
+    low, high = grid.split.beyond(a, half, grid.shape[a])
     rows = _one_sided(order, accuracy, half, device=x.device, dtype=x.dtype)
     mirrored = (-1) ** order * rows.flip(0, 1)
     lower = torch.tensordot(rows, x.narrow(dim, 0, width).movedim(dim, 0), dims=1).movedim(0, dim)
     upper = torch.tensordot(mirrored, x.narrow(dim, n - width, width).movedim(dim, 0), dims=1).movedim(0, dim)
-    if n == 2 * half:
+    if around.shape[dim] == 2 * half:
         return torch.cat([lower, upper], dim)
-    return torch.cat([lower, _centered(x, dim, weights, order % 2 == 1), upper], dim)
+    inside = _centered(around, dim, weights, order % 2 == 1)
+    return torch.cat([*[lower] * bool(low), inside, *[upper] * bool(high)], dim)
 
 
 def _centered(x: Tensor, dim: int, weights: tuple[float, ...], odd: bool) -> Tensor:
@@ -350,8 +352,8 @@ def _check_accuracy(accuracy: int | str) -> None:
 def _check_grid(x: Tensor, grid: Grid, who: str) -> None:
     if not isinstance(grid, Grid):
         raise ValueError(f"{who} got grid={grid!r}, but derivatives have units; give domain.grid_of(x)")
-    if x.ndim != grid.ndim + 2 or tuple(x.shape[2:]) != grid.shape:
-        raise ValueError(f"{who} got x of shape {tuple(x.shape)}; expected (batch, channels, {', '.join(map(str, grid.shape))})")
+    if x.ndim != grid.ndim + 2 or tuple(x.shape[2:]) != grid.sizes:
+        raise ValueError(f"{who} got x of shape {tuple(x.shape)}; expected (batch, channels, {', '.join(map(str, grid.sizes))})")
     if not x.is_floating_point():
         raise ValueError(f"{who} got x of dtype {x.dtype}; give real floating-point samples, such as x.float()")
     for axis in grid.domain.axes:

@@ -34,7 +34,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Domain, Grid, table
+from opkernels.domains import Axis, Domain, Grid, table
 from opkernels.layers.kernels import KernelBasis, kernel_values, transfer
 from opkernels.layers.multipliers import filtered, looked_up
 from opkernels.neighbors import Neighbors, radius_search
@@ -108,7 +108,7 @@ class LocalIntegralConv(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, (B, in_channels, *grid.shape) or (N, in_channels)
+        x : Tensor, (B, in_channels, *grid.sizes) or (N, in_channels)
             Samples on a grid, or at particles.
         grid : Grid or ParticleSet
             Where they sit. Positions and volumes of particles are taken as constants.
@@ -117,7 +117,7 @@ class LocalIntegralConv(nn.Module):
 
         Returns
         -------
-        Tensor, (B, out_channels, *grid.shape), in the memory layout of `x`, or (N, out_channels)
+        Tensor, (B, out_channels, *grid.sizes), in the memory layout of `x`, or (N, out_channels)
 
         Raises
         ------
@@ -152,8 +152,8 @@ class LocalIntegralConv(nn.Module):
 
     def _by_transforms(self, u: Tensor, grid: Grid) -> Tensor:
         shape = grid.shape if self._is_exact(grid.domain) else _padded(self.radius, grid)
-        y = filtered(u, shape, self.multipliers(grid, u.device, u.dtype), self.weight.to(u.dtype))
-        for a, n in enumerate(grid.shape):
+        y = filtered(u, shape, self.multipliers(grid, u.device, u.dtype), self.weight.to(u.dtype), grid.split)
+        for a, n in enumerate(grid.sizes):
             y = y.narrow(a + 2, 0, n)
         return y
 
@@ -161,7 +161,7 @@ class LocalIntegralConv(nn.Module):
         taps = looked_up(_taps, self.kernel, self.radius, grid, device=u.device, dtype=u.dtype)
         stencil = torch.tensordot(self.weight.to(u.dtype), taps, dims=1)
         for a, axis in enumerate(grid.domain.axes):
-            u = _surrounded(u, a + 2, taps.shape[a + 1] // 2, axis.periodic)
+            u = _surrounded(u, a, taps.shape[a + 1] // 2, axis, grid)
         convolution = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[grid.ndim - 1]
         return convolution(u, stencil)
 
@@ -184,10 +184,10 @@ class LocalIntegralConv(nn.Module):
         if not isinstance(grid, Grid):
             raise ValueError(f"LocalIntegralConv got grid={grid!r}, but a radius has units; give domain.grid_of(x)")
         self._check_grid(grid)
-        if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.shape:
+        if x.ndim != grid.ndim + 2 or x.shape[1] != self.in_channels or tuple(x.shape[2:]) != grid.sizes:
             raise ValueError(
                 f"LocalIntegralConv got x of shape {tuple(x.shape)}; "
-                f"expected (batch, {self.in_channels}, {', '.join(map(str, grid.shape))})"
+                f"expected (batch, {self.in_channels}, {', '.join(map(str, grid.sizes))})"
             )
         _check_real(x)
 
@@ -243,8 +243,11 @@ def _prefers_stencil(kernel: KernelBasis, radius: float, grid: Grid, device: tor
     | 5, 8 to 32  | 2.2    | 1.1     | 0.7     | 0.4     |
     | 10, 16      | 3.2    | 1.9     | 1.1     | 0.7     |
 
-    On CUDA, where nothing was measured, the library's convolutions may round to ten bits (TF32).
+    On CUDA, where nothing was measured, the library's convolutions may round to ten bits (TF32). A field that is split between walls
+    takes a stencil, with halos of the radius.
     """
+    if any(not grid.domain.axes[part.axis].periodic for part in grid.split.parts):
+        return True  # zeros beyond walls would make the transforms longer than the field, which is not split so
     return device.type == "cpu" and math.prod([2 * n + 1 for n in _reach(radius, grid)]) <= 5 * kernel.size
 
 
@@ -264,17 +267,15 @@ def _weighted(u: Tensor, grid: Grid) -> Tensor:
     """Multiply samples by their quadrature weights over the volume of a cell."""
     for a, (axis, n, h) in enumerate(zip(grid.domain.axes, grid.shape, grid.spacing, strict=True)):
         if axis.points == "endpoint":
-            u = u * (axis.weights(n, u.device, u.dtype) / h).view(-1, *[1] * (grid.ndim - 1 - a))
+            u = u * (grid.split.cut(axis.weights(n, u.device, u.dtype), 0, a) / h).view(-1, *[1] * (grid.ndim - 1 - a))
     return u
 
 
-def _surrounded(u: Tensor, dim: int, reach: int, periodic: bool) -> Tensor:
-    """Add `reach` samples on both sides: the period's, or zeros."""
-    n = u.shape[dim]
-    before, after = u.narrow(dim, n - reach, reach), u.narrow(dim, 0, reach)
-    if not periodic:
-        before, after = torch.zeros_like(before), torch.zeros_like(after)
-    return torch.cat([before, u, after], dim)
+def _surrounded(u: Tensor, a: int, reach: int, axis: Axis, grid: Grid) -> Tensor:
+    """Add `reach` samples on both sides: the neighbors, and zeros beyond walls."""
+    u = grid.split.surrounded(u, a, reach, grid.shape[a], periodic=axis.periodic)
+    zeros = (0, 0) if axis.periodic else grid.split.beyond(a, reach, grid.shape[a])
+    return nn.functional.pad(u, [0, 0] * (grid.ndim - 1 - a) + list(zeros))
 
 
 @table

@@ -23,6 +23,9 @@ A local operator maps the windows of a patch to the output on W, and the outputs
 | ends of a window         | the outer half of the padding goes over smoothly into that of the other end          |
 | seams                    | patches overlap by half the padding on each side and are blended there               |
 
+Of a field that is split over processes each has whole patches, and the samples around them; the restrictions, which are small, all have
+whole. The outputs in the margins go to the processes they belong to.
+
 The two halves of the padding do not meet: the identity, patch by patch, is the identity. Since windows are smooth and
 periodic, a Fourier layer may take each for its period. Everything is placed in units of length, so the same patches mean
 the same on every grid.
@@ -105,6 +108,27 @@ class Patches:
         """All patches, each as its number along every axis."""
         return list(itertools.product(range(2**self.levels), repeat=self.domain.ndim))
 
+    def held(self, grid: Grid) -> list[tuple[int, ...]]:
+        """Return the patches of the samples held here: all, unless the field is split over processes.
+
+        Raises
+        ------
+        ValueError
+            If the field is split over processes and a block is no whole number of patches.
+        """
+        if grid.split.size == 1:
+            return self.indices
+        ranges = []
+        for a, line in enumerate(self._lines(grid)):
+            first, held = grid.split.first(a, line.n), grid.sizes[a]
+            if first % line.patch or held % line.patch:
+                raise ValueError(
+                    f"got {2**self.levels} patches of axis {line.axis.name} for processes that hold {held} of its {line.n} samples; "
+                    "split the axis over a number of processes that divides that of the patches, or take more levels"
+                )
+            ranges.append(range(first // line.patch, (first + held) // line.patch))
+        return list(itertools.product(*ranges))
+
     @property
     def window_domain(self) -> Domain:
         """The box [0, W) of a patch with its padding, one period of what the windows hold."""
@@ -127,13 +151,16 @@ class Patches:
         return whole.window_domain.grid(*(line.width for line in self._lines(grid)))
 
     def pyramid(self, x: Tensor, grid: Grid) -> list[Tensor]:
-        """Return x (B, C, *grid.shape) and its restrictions to n/2, n/4, .. n/2^L samples."""
-        fields = [x]
+        """Return x (B, C, *grid.sizes) with the samples around it that windows need, and its restrictions to n/2, n/4, .. n/2^L samples."""
+        around = x
+        for a, line in enumerate(self._lines(grid)):
+            around = _surrounded(around, a, line, grid)
+        fields = [around]
         for level in range(1, self.levels + 1):
             y = x
             for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
-                y = _times(y, a + 2, _restriction(axis, n, n >> level, device=y.device, dtype=y.dtype))
-            fields.append(y)
+                y = _times(y, a + 2, grid.split.cut(_restriction(axis, n, n >> level, device=y.device, dtype=y.dtype), 1, a))
+            fields.append(grid.split.total(y))
         return fields
 
     def windows(self, pyramid: Sequence[Tensor], grid: Grid, patch: Sequence[int]) -> Tensor:
@@ -145,7 +172,7 @@ class Patches:
                 if level:
                     x = _times(x, a + 2, _view(line, i, level, dtype=x.dtype, **kind))
                 else:
-                    x = x.index_select(a + 2, _samples(line, i, dtype=torch.int64, **kind))
+                    x = x.narrow(a + 2, i * line.patch - grid.split.first(a, line.n), line.width + 2 * line.margin)
                     x = _times(x, a + 2, _closure(line, dtype=x.dtype, **kind)) if line.padding else x
             views.append(x)
         return torch.cat(views, dim=1)
@@ -163,16 +190,31 @@ class Patches:
                 channels.append(values.view(-1, *[shape[a] if b == a else 1 for b in range(len(shape))]).expand(-1, *shape))
         return torch.cat(channels)
 
+    def beginning(self, x: Tensor, channels: int, grid: Grid) -> Tensor:
+        """Return the zeros that outputs are added to: the samples held here and the margins around them."""
+        sizes = [n + 2 * line.margin for n, line in zip(grid.sizes, self._lines(grid), strict=True)]
+        return x.new_zeros(x.shape[0], channels, math.prod(sizes))
+
     def add(self, total: Tensor, y: Tensor, grid: Grid, patch: Sequence[int]) -> Tensor:
-        """Return `total` (B, C, prod(grid.shape)) plus the blended output y (B, C, *w) of a patch."""
+        """Return `total` (`beginning`) plus the blended output y (B, C, *w) of a patch."""
         index = torch.zeros((), dtype=torch.int64, device=y.device)
         for a, (line, i) in enumerate(zip(self._lines(grid), patch, strict=True)):
             first, count = _overlap(line, i)
             weight = _blend(line, i, device=y.device, dtype=y.dtype)
             y = y.narrow(a + 2, first, count) * weight.view(-1, *[1] * (grid.ndim - 1 - a))
-            place = _places(line, i, device=y.device, dtype=torch.int64)
-            index = index[..., None] * grid.shape[a] + place
+            start = i * line.patch + first - line.padding + line.margin - grid.split.first(a, line.n)
+            index = index[..., None] * (grid.sizes[a] + 2 * line.margin) + torch.arange(start, start + count, device=y.device)
         return total.index_add(2, index.flatten(), y.flatten(2).to(total.dtype))
+
+    def stitched(self, total: Tensor, grid: Grid) -> Tensor:
+        """Return the sum of all outputs, (B, C, *grid.sizes), the margins handed to those they belong to."""
+        lines = self._lines(grid)
+        y = total.unflatten(2, [n + 2 * line.margin for n, line in zip(grid.sizes, lines, strict=True)])
+        for a, line in reversed(list(enumerate(lines))):
+            low, high = (0, 0) if line.axis.periodic else grid.split.beyond(a, line.margin, line.n)
+            y = y.narrow(a + 2, low, y.shape[a + 2] - low - high)  # beyond walls there is nothing
+            y = grid.split.folded(y, a, line.margin, line.n, periodic=line.axis.periodic)
+        return y
 
     def _lines(self, grid: Grid) -> list[_Line]:
         return [_line(axis, n, self.levels, p) for axis, n, p in zip(grid.domain.axes, grid.shape, self.padding, strict=True)]
@@ -282,14 +324,22 @@ def _points(line: _Line, i: int, level: int, device) -> Tensor:
     return center + (_numbers(line, device) + axis.offset - line.width / 2) * 2**level * h
 
 
-@table
-def _samples(line: _Line, i: int, device) -> Tensor:
-    """Numbers in the grid of the samples of the finest window and of its margins; periodic or mirrored."""
-    k = _numbers(line, device) + i * line.patch - line.padding
+def _surrounded(x: Tensor, a: int, line: _Line, grid: Grid) -> Tensor:
+    """Return x with the padding and margin of windows on both sides of an axis, periodic or mirrored."""
+    width = line.padding + line.margin
+    x = grid.split.surrounded(x, a, width, line.n, periodic=line.axis.periodic)
     if line.axis.periodic:
-        return k.remainder(line.n)
-    k = k.remainder(2 * line.n)
-    return torch.minimum(k, 2 * line.n - 1 - k)
+        return x
+    first, held = grid.split.first(a, line.n), grid.sizes[a]
+    start = first - width + grid.split.beyond(a, width, line.n)[0]  # of what x is now
+    return x.index_select(a + 2, _mirrored(line.n, first - width, first + held + width, start, device=x.device, dtype=torch.int64))
+
+
+@table
+def _mirrored(n: int, first: int, stop: int, start: int, device) -> Tensor:
+    """Numbers, counted from `start`, of the samples first .. stop - 1 of an axis mirrored at its ends."""
+    k = torch.arange(first, stop, dtype=torch.float64, device=device).remainder(2 * n)
+    return torch.minimum(k, 2 * n - 1 - k) - start
 
 
 @table
@@ -328,14 +378,6 @@ def _overlap(line: _Line, i: int) -> tuple[int, int]:
     """First sample and number of samples of a window that enter the output."""
     low, high = (0 if wall else line.margin for wall in line.walls(i))
     return line.padding - low, low + line.patch + high
-
-
-@table
-def _places(line: _Line, i: int, device) -> Tensor:
-    """Numbers in the grid of the samples that enter the output."""
-    first, count = _overlap(line, i)
-    start = i * line.patch + first - line.padding
-    return torch.arange(start, start + count, dtype=torch.float64, device=device).remainder(line.n)
 
 
 @table

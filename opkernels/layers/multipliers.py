@@ -14,19 +14,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from opkernels.domains import Whole
+
 __all__ = ["filtered", "looked_up"]
 
 
-def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor) -> Tensor:
-    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *) and weights (O, C, K).
+def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor, split: Whole) -> Tensor:
+    """Return sum_ck W_ock F^-1(m_k F u_c), (B, O, *shape), for u (B, C, *), weights (O, C, K) and multipliers (K, *) of all wave numbers.
 
-    Where `shape` is larger than that of `u`, zeros follow the samples.
+    Where `shape` is larger than that of `u`, zeros follow the samples; not so if the field is split over processes.
     """
-    axes = tuple(range(-len(shape), 0))
-    u_hat = torch.fft.rfftn(u.contiguous(), s=shape, dim=axes)
+    shape = tuple(shape)
+    u_hat = split.rfftn(u, shape)
     mix = _mixed if torch.compiler.is_compiling() else _Mix.apply
-    y_hat = mix(u_hat.flatten(2), multipliers.flatten(1), weight.flatten(1))
-    return torch.fft.irfftn(y_hat.unflatten(2, u_hat.shape[2:]), s=shape, dim=axes)
+    y_hat = mix(u_hat.flatten(2), split.wave_cut(multipliers, shape).flatten(1), weight.flatten(1))
+    return split.irfftn(y_hat.unflatten(2, u_hat.shape[2:]), shape)
 
 
 def _columns(u: Tensor, m: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ n that fits, and back after cropping.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -56,37 +57,40 @@ class DomainPadding:
             raise ValueError(f"got domain_padding={length!r}, but no axis with walls to pad; leave it at 0")
 
     def extend(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Return the continued function (B, C, *larger) of x (B, C, *grid.shape), channels last in memory, and its grid."""
+        """Return the continued function (B, C, *larger) of x (B, C, *grid.sizes), channels last in memory, and its grid."""
         axes, shape = list(grid.domain.axes), list(grid.shape)
-        y = x.movedim(1, -1)
-        for a, fraction in enumerate(self.fractions):
+        for a, (axis, n, fraction) in enumerate(zip(grid.domain.axes, grid.shape, self.fractions, strict=True)):
             if not fraction:
                 continue
-            axis = axes[a]
-            y = _times(y, a + 1, _extension, axis, y.shape[a + 1], fraction)
+            x = grid.split.along(functools.partial(_times, dim=a + 1, build=_extension, key=(axis, n, fraction)), x, a, n)
             upper = axis.upper + float(fraction) * axis.length
             axes[a] = Axis(axis.lower, upper, periodic=True, points=axis.points, name=axis.name)
-            shape[a] = y.shape[a + 1]
-        return y.movedim(-1, 1), Domain(tuple(axes)).grid(*shape)
+            shape[a] = _extended(n, fraction)
+        return x, Grid(Domain(tuple(axes)), tuple(shape), grid.split)
 
     def crop(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the function on the original `grid` again."""
-        y = x.movedim(1, -1)
         for a, (axis, n, fraction) in enumerate(zip(grid.domain.axes, grid.shape, self.fractions, strict=True)):
             if fraction:
-                m = _fitting(n, fraction)
-                y = y.narrow(a + 1, 0, m)
-                y = y if _same(n, m) else _times(y, a + 1, _cropping, axis, m, n)
-        return y.movedim(-1, 1)
+                x = grid.split.along(functools.partial(_cropped, a=a, axis=axis, n=n, fraction=fraction), x, a, _extended(n, fraction))
+        return x
 
 
-def _times(y: Tensor, dim: int, build: Callable[..., Tensor], *key) -> Tensor:
-    """Multiply y (B, *spatial, C) along `dim` by the matrix that a table builds."""
+def _cropped(x: Tensor, *, a: int, axis: Axis, n: int, fraction: Fraction) -> Tensor:
+    """Return x (B, C, *) without the added piece of one axis, on n samples."""
+    m = _fitting(n, fraction)
+    x = x.narrow(a + 2, 0, m)
+    return x if _same(n, m) else _times(x, dim=a + 1, build=_cropping, key=(axis, m, n))
+
+
+def _times(x: Tensor, *, dim: int, build: Callable[..., Tensor], key: tuple) -> Tensor:
+    """Multiply x (B, C, *spatial) by the matrix that a table builds, along `dim` of (B, *spatial, C), its layout in memory."""
+    y = x.movedim(1, -1)
     after = y.shape[dim + 1 :]
     with torch.autocast(y.device.type, enabled=False):
         u = y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
         z = torch.matmul(build(*key, device=u.device, dtype=u.dtype), u.flatten(dim + 1).flatten(0, dim - 1))
-        return z.unflatten(0, y.shape[:dim]).unflatten(dim + 1, after).to(y.dtype)
+        return z.unflatten(0, y.shape[:dim]).unflatten(dim + 1, after).to(y.dtype).movedim(-1, 1)
 
 
 def _fraction(axis: Axis, length: float) -> Fraction:
@@ -103,6 +107,12 @@ def _fraction(axis: Axis, length: float) -> Fraction:
 def _fitting(n: int, fraction: Fraction) -> int:
     """Smallest size from n on whose padding is a whole number of samples."""
     return -(-n // fraction.denominator) * fraction.denominator
+
+
+def _extended(n: int, fraction: Fraction) -> int:
+    """Return the number of samples of the continued function."""
+    m = _fitting(n, fraction)
+    return m + m * fraction.numerator // fraction.denominator
 
 
 def _same(n: int, m: int) -> bool:

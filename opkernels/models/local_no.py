@@ -234,7 +234,7 @@ def _by_one_transform(differential: DifferentialConv, integral: LocalIntegralCon
         u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         multipliers = torch.cat([part.multipliers(grid, u.device, u.dtype) for part in (differential, integral)])
         weight = torch.cat([differential.weight, integral.weight], dim=-1).to(u.dtype)
-        y = filtered(u, grid.shape, multipliers, weight)
+        y = filtered(u, grid.shape, multipliers, weight, grid.split)
         return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
 
 

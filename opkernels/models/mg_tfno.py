@@ -15,7 +15,6 @@ High-Resolution PDEs", TMLR 2024, arXiv 2310.00120.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -133,15 +132,15 @@ class MGTFNO(nn.Module):
             If dtype, channels, spatial rank, grid, parameters or output shape do not fit, or the grid does not divide.
         """
         check_input("MGTFNO", "x", x, next(self.parameters()).dtype)
-        grid = grid_for("MGTFNO", self.domain, self.in_channels, x, grid)
+        grid = grid_for("MGTFNO", self.domain, self.in_channels, x, grid, split=True)
         check_parameters("MGTFNO", x, parameters, self.n_parameters)
         pyramid = self.patches.pyramid(x, grid)
-        y = x.new_zeros(x.shape[0], self.out_channels, math.prod(grid.shape))
+        y = self.patches.beginning(x, self.out_channels, grid)
         again = torch.is_grad_enabled() and self.patches.levels > 0
         run = functools.partial(checkpoint, self._part, use_reentrant=False) if again else self._part
-        for patch in self.patches.indices:
+        for patch in self.patches.held(grid):
             y = self.patches.add(y, run(patch, parameters, grid, *pyramid), grid, patch)
-        y = y.unflatten(2, grid.shape)
+        y = self.patches.stitched(y, grid)
         return y if output_shape is None else resample(y, grid, shape_for("MGTFNO", output_shape, grid.ndim))
 
     def _part(self, patch: Sequence[int], parameters: Tensor | None, grid: Grid, *pyramid: Tensor) -> Tensor:

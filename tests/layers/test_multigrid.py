@@ -31,10 +31,10 @@ def fitting(domain, levels):
 def stitched(patches, grid, x, channels):
     """Put the first channels of every window back together: the identity, patch by patch."""
     pyramid = patches.pyramid(x, grid)
-    total = torch.zeros(len(x), channels, math.prod(grid.shape), dtype=x.dtype)
+    total = patches.beginning(x, channels, grid)
     for patch in patches.indices:
         total = patches.add(total, patches.windows(pyramid, grid, patch)[:, :channels], grid, patch)
-    return total.unflatten(2, grid.shape)
+    return patches.stitched(total, grid)
 
 
 @pytest.mark.parametrize("levels", [0, 1, 2, 3])

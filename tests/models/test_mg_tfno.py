@@ -33,10 +33,10 @@ def in_one_batch(model, x, parameters=None):
         windows.append(torch.cat([patches.windows(pyramid, grid, patch), where.expand(len(x), *where.shape)], dim=1))
     repeated = None if parameters is None else parameters.repeat(len(windows), 1)
     parts = model.local(torch.cat(windows), parameters=repeated).split(len(x))
-    total = torch.zeros(len(x), model.out_channels, x[0, 0].numel(), dtype=x.dtype)
+    total = patches.beginning(x, model.out_channels, grid)
     for part, patch in zip(parts, patches.indices, strict=True):
         total = patches.add(total, part, grid, patch)
-    return total.unflatten(2, grid.shape)
+    return patches.stitched(total, grid)
 
 
 @pytest.mark.parametrize("positions", ["walls", "harmonics", None])
