@@ -3,12 +3,13 @@
 Networks SFBC of widths 16, 32, 32 with 2 K + 1 = 5 terms per axis in each basis, so that all have the same number of
 weights: harmonics (SFBC), hats (CConv's, here on cartesian offsets), polynomials, Gaussians. All with the window
 (1 - r^2)^3, trained on 8 flows by the same updates in the same order, through 1 to 3 steps, with gradients through
-positions; "fourier, no position gradients" stops those. Tested on 4 flows of other seeds over 64 frames; the table holds
+positions; "fourier, no position gradients" stops those, and "fourier, conservative" exchanges momentum between pairs in its
+last layer (fewer weights, as that has no linear part). Tested on 4 flows of other seeds over 64 frames; the table holds
 medians over the flows. Numbers: sfbc_bases.json; each cell (case, variant, seed) is stored when done and skipped then.
 
     OMP_NUM_THREADS=1 python paper_figs/sfbc_bases.py [--cases compressible] [--seeds 0 1 2] [--updates 500] [--variants fourier]
 
-About one CPU minute for each of the 45 cells; `--plot` draws the stored numbers.
+About one CPU minute for each of the 54 cells; `--plot` draws the stored numbers, `--table` writes them into docs/sfbc.md.
 """
 
 import argparse
@@ -26,12 +27,15 @@ from opkernels.models import SFBC
 from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities
 
 OUT = Path(__file__).with_suffix(".json")
+PAGE, BEGIN, END = Path(__file__).parents[1] / "docs" / "sfbc.md", "<!-- bases: python paper_figs/sfbc_bases.py --table -->", "<!-- end -->"
+BASES = ("fourier", "linear", "chebyshev", "radial")
 VARIANTS = {
     "fourier": {"basis": "fourier"},
     "linear": {"basis": "linear"},
     "chebyshev": {"basis": "chebyshev"},
     "radial": {"basis": "radial"},
     "fourier, no position gradients": {"basis": "fourier", "position_gradients": False},
+    "fourier, conservative": {"basis": "fourier", "conservative": True},
 }
 TRAIN, TEST, FRAMES = range(8), range(100, 104), 65
 
@@ -50,9 +54,10 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def train(flows, seed: int, updates: int, lr: float, basis: str, position_gradients: bool = True):
+def train(flows, seed: int, updates: int, lr: float, basis: str, position_gradients: bool = True, conservative: bool = False):
     torch.manual_seed(seed)
-    model = SFBC(flows[0].particles.domain, 1 + flows[0].particles.ndim, flows[0].particles.ndim, hidden_channels=(16, 32, 32), basis=basis)
+    d = flows[0].particles.ndim
+    model = SFBC(flows[0].particles.domain, 1 + d, d, hidden_channels=(16, 32, 32), basis=basis, conservative=conservative)
     stepper = ParticleStepper.from_frames(model, flows, position_gradients=position_gradients)
     options = ParticleOptions(steps=updates, unroll=3, lr=lr, noise=0.003, seed=seed)
     return stepper, fit_particles(stepper, flows, options)
@@ -118,6 +123,49 @@ def plot(cells: dict) -> None:
     figure.savefig(OUT.with_suffix(".png"), dpi=120)
 
 
+def median_and_range(rows: list[dict], name: str) -> str:
+    values = sorted(row.get(name, float("inf")) for row in rows)
+    ends = f" ({values[0]:.2g} to {values[-1]:.2g})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.2g}{ends}"
+
+
+def table(cells: dict) -> str:
+    """Return the stored numbers in Markdown, a table for each case: medians over the seeds, least and largest in brackets."""
+    figures = ("mse@64", "density_error", "energy_ratio", "momentum")
+    parts = []
+    for case in UPDATES:
+        groups = {v: [row for key, row in cells.items() if key.startswith(f"{case}/{v}/")] for v in VARIANTS}
+        groups = {variant: rows for variant, rows in groups.items() if rows}
+        if not groups:
+            continue
+        one = next(iter(groups.values()))[0]
+        seconds = statistics.median(row["training CPU seconds"] for rows in groups.values() for row in rows)
+        parts += [
+            f"**{case.replace('_', ' ')}**, {one['weights']} weights, {one['updates']} updates in {seconds:.0f} s of CPU time:",
+            "",
+            "| network | seeds | position error | density error | kinetic energy / solver's | momentum changed by | finished |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for variant, rows in groups.items():
+            values = " | ".join(median_and_range(rows, name) for name in figures)
+            done, of = (sum(row[name] for row in rows) for name in ("finished", "of"))
+            parts.append(f"| {variant} | {len(rows)} | {values} | {done} of {of} |")
+        free, free_density = one["free flight mse@64"], one["free flight density_error"]
+        parts.append(f"| free flight | | {free:.2g} | {free_density:.2g} | | 0 | |")
+        densities = ", ".join(f"{v} {statistics.median(row['max_density'] for row in rows):.2f}" for v, rows in groups.items())
+        compared = {v: statistics.median(row.get("mse@64", float("inf")) for row in groups[v]) for v in BASES if v in groups}
+        order = sorted(compared, key=compared.__getitem__)
+        parts += ["", f"Largest density at the last step, solver {one['true_max_density']:.2f}: {densities}.", ""]
+        parts += [f"Bases by their medians of the position error: {', '.join(order)}.", ""]
+    return "\n".join(parts)
+
+
+def write_table(cells: dict) -> None:
+    """Put the table between its marks on the page of SFBC."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(cells)}\n{END}{rest.split(END, 1)[1]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(UPDATES), choices=list(UPDATES))
@@ -125,10 +173,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="of the weights; by default such that a cell takes a minute")
     parser.add_argument("--plot", action="store_true", help="draw the stored numbers only")
+    parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/sfbc.md only")
     given = parser.parse_args()
     torch.set_num_threads(1)
     cells = json.loads(OUT.read_text()) if OUT.exists() else {}
-    todo = [(c, v, s) for c in given.cases for s in given.seeds for v in given.variants if not given.plot]
+    todo = [(c, v, s) for c in given.cases for s in given.seeds for v in given.variants if not (given.plot or given.table)]
     for case, variant, seed in todo:
         key = f"{case}/{variant}/{seed}"
         if key not in cells:
@@ -136,7 +185,10 @@ def main() -> None:
             OUT.write_text(json.dumps(cells, indent=1) + "\n")
         row = cells[key]
         print(key, " ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
-    plot(cells)
+    if given.table:
+        write_table(cells)
+    else:
+        plot(cells)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ class SFBC(nn.Module):
     basis : {"fourier", "linear", "spline", "chebyshev", "radial"}
         Family of the kernels: harmonics, hats (CConv), cubic B-splines, polynomials, Gaussians.
     coordinates, window, parity : str
-        See `ProductKernel`; ``coordinates="preserving"`` with "linear" is CConv. The parity is that of all layers but a
-        conservative one, which uses all terms.
+        See `ProductKernel`; ``coordinates="preserving"`` with "linear" is CConv, "polar" goes with "fourier". The parity is
+        that of all layers but a conservative one, which uses all terms.
     quadrature : {"volume", "sum"}
         See `SymmetricBasisConv`.
     conservative : bool
@@ -117,6 +117,8 @@ class SFBC(nn.Module):
             check_size("SFBC", name, size)
         for name, size in (("n_harmonics", n_harmonics), ("boundary_channels", boundary_channels), ("len(hidden_channels)", len(widths))):
             check_size("SFBC", name, size, least=1 if name == "len(hidden_channels)" else 0)
+        if coordinates == "polar" and basis != "fourier":
+            raise ValueError(f'SFBC got coordinates="polar" with basis={basis!r}, which is no function of an angle; take basis="fourier"')
         families = (_family(basis, n_harmonics),) * domain.ndim
         kernel, full = (ProductKernel(families, coordinates, window, p) for p in (parity, "both"))
         self.domain, self.conservative = domain, conservative

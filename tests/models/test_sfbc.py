@@ -159,6 +159,7 @@ def test_refuses_bad_input():
         ({"hidden_channels": (4, 0)}, r"hidden_channels\[1\]=0"),
         ({"hidden_channels": ()}, r"len\(hidden_channels\)=0"),
         ({"n_harmonics": -1}, "n_harmonics=-1"),
+        ({"coordinates": "polar", "basis": "radial"}, "basis='radial', which is no function of an angle"),
         ({"activation": "step"}, "activation='step'"),
         ({"window": "box"}, "window='box'"),
     ):
