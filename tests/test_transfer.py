@@ -90,6 +90,7 @@ SPECTRAL = [
     ("SphericalIntegralConv", lambda d, i, o: SphericalIntegralConv(i, o, Radial(2, 3), radius=0.4), GLOBE, {}),
     ("SphericalDifferentialConv", lambda d, i, o: SphericalDifferentialConv(i, o, length=0.1, order=2), LATLON, {}),
     ("SFNO", lambda d, i, o: SFNO(d, i, o, n_modes=12, **SMALL), GLOBE, {}),
+    ("SFNO without an axis", lambda d, i, o: SFNO(d, i, o, n_modes=12, symmetry="sphere", positional_embedding=None, **SMALL), GLOBE, {}),
     ("SFNO, equiangular", lambda d, i, o: SFNO(d, i, o, n_modes=12, norm="group_norm", **SMALL), LATLON, {"shapes": ANGLES}),
     ("SFNO with parameters", lambda d, i, o: SFNO(d, i, o, n_modes=8, n_parameters=2, **SMALL), GLOBE, {"parameters": torch.ones(1, 2)}),
     ("LocalNO on a sphere", lambda d, i, o: LocalNO(d, i, o, n_modes=12, **SMALL), GLOBE, {}),

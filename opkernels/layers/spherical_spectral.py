@@ -1,17 +1,23 @@
-"""Spherical spectral convolution: multiply the coefficients of each degree by a learned matrix, on every grid of the sphere.
+"""Spherical spectral convolution: multiply the coefficients of each degree by learned matrices, on every grid of the sphere.
 
-    y_o(x) = sum_{l <= L} sum_i W_io(l) sum_m u_lm,i Y_lm(x) + b_o
+    y_o(x) = sum_{l <= L} sum_i sum_m (W_io(l) + i (m/l) V_io(l)) u_lm,i Y_lm(x) + b_o
 
-| symbol   | meaning                                                                              | shape           |
-| -------- | ------------------------------------------------------------------------------------ | --------------- |
-| u_lm     | coefficients of the input (`opkernels.spherical`)                                    | (B, C_in, l, m) |
-| W(l)     | real matrix of degree l                                                              | (L + 1, C_in, C_out) |
-| b        | constant per output channel                                                          | (C_out,)        |
+| symbol     | meaning                                                                | shape                     |
+| ---------- | ---------------------------------------------------------------------- | ------------------------- |
+| u_lm       | coefficients of the input (`opkernels.spherical`)                      | (B, C_in, l, m)           |
+| W(l), V(l) | real matrices of degree l                                              | (L + 1, C_in, C_out) each |
+| b          | constant per output channel                                            | (C_out,)                  |
 
-By the Funk-Hecke theorem this is the convolution with any zonal kernel of degree L, one that depends on the distance alone: the
-linear maps that commute with all rotations are these and no others. Such a W(l) is real and does not depend on m: complex numbers
-would turn the field about the axis, and weights for each m would single that axis out. Degrees that a grid does not carry
-(`SphereGrid.highest_degree`) count as zero.
+| symmetry | weights  | commutes with                                                                             |
+| -------- | -------- | ----------------------------------------------------------------------------------------- |
+| "sphere" | W alone  | all rotations, and all reflections                                                        |
+| "axis"   | W and V  | rotations about the axis; V/l is a zonal kernel's convolution with d/dlambda, eastward    |
+
+By the Funk-Hecke theorem W is the convolution with any zonal kernel of degree L, one that depends on the distance alone; the linear
+maps that commute with all rotations are these and no others. They cannot tell east from west, nor can a network made of them and of
+pointwise functions: advection by a stream function, J(psi, zeta), and Rossby waves, 2 Omega dpsi/dlambda, change sign in a mirror
+and are out of its reach. V tells them apart, is smooth at the poles, and holds the multipliers i m/(l (l + 1)) of Rossby waves
+exactly. Degrees that a grid does not carry (`SphereGrid.highest_degree`) count as zero.
 
 References: Bonev et al., "Spherical Fourier Neural Operators", ICML 2023, arXiv 2306.03838; Driscoll and Healy, Advances in
 Applied Mathematics 15 (1994), 202-250 (the convolution theorem).
@@ -24,6 +30,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from opkernels.domains import table
+from opkernels.layers.multipliers import looked_up
 from opkernels.sphere import SphereGrid
 from opkernels.spherical import Harmonics
 
@@ -31,7 +39,7 @@ __all__ = ["SphericalSpectralConv", "check_samples", "mixed_by_degree", "on_coef
 
 
 class SphericalSpectralConv(nn.Module):
-    """Convolution with a learned zonal kernel of limited degree; it commutes with every rotation of the sphere.
+    """Convolution with a learned kernel of limited degree, which commutes with rotations of the sphere: all, or those about the axis.
 
     Parameters
     ----------
@@ -39,18 +47,21 @@ class SphericalSpectralConv(nn.Module):
         Channels of the input and of the output.
     degree : int
         The largest degree L, included; keep it at or below that of the coarsest training grid (31 for 32 x 64 "gauss" points).
+    symmetry : {"axis", "sphere"}
+        What the layer commutes with (module's docstring).
     bias : bool
         Add a constant per output channel.
 
     Attributes
     ----------
-    weight : Parameter, (degree + 1, in_channels, out_channels)
-        At the start normal with variance 2/(C_in + C_out).
+    weight : Parameter, (degree + 1, C, out_channels)
+        W, C = in_channels, or W above V, C = 2 in_channels. Normal at the start; over all m the variance of the products is
+        2/(C_in + C_out) of that of the coefficients.
 
     Raises
     ------
     ValueError
-        If a number of channels is below one or the degree below zero.
+        If a number of channels is below one, the degree below zero or the symmetry unknown.
 
     Examples
     --------
@@ -60,18 +71,22 @@ class SphericalSpectralConv(nn.Module):
     torch.Size([2, 4, 32, 64])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, degree: int, *, bias: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, degree: int, *, symmetry: str = "axis", bias: bool = True):
         super().__init__()
         if min(in_channels, out_channels) < 1:
             raise ValueError(f"SphericalSpectralConv got {in_channels} input and {out_channels} output channels; give at least one of each")
-        self.in_channels, self.out_channels, self.degree = in_channels, out_channels, Harmonics(degree).degree
+        if symmetry not in ("axis", "sphere"):
+            raise ValueError(f'SphericalSpectralConv got symmetry={symmetry!r}; choose "axis" or "sphere"')
+        self.in_channels, self.out_channels, self.degree, self.symmetry = in_channels, out_channels, Harmonics(degree).degree, symmetry
         std = (2 / (in_channels + out_channels)) ** 0.5
-        self.weight = nn.Parameter(std * torch.randn(self.degree + 1, in_channels, out_channels))
+        parts = 2 if symmetry == "axis" else 1
+        share = 0.75**0.5 if symmetry == "axis" else 1.0  # the mean of 1 + (m/l)^2 over m is 4/3
+        self.weight = nn.Parameter(share * std * torch.randn(self.degree + 1, parts * in_channels, out_channels))
         self.bias = nn.Parameter(std * torch.randn(out_channels)) if bias else None
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
-        return f"{self.in_channels}, {self.out_channels}, degree={self.degree}"
+        return f"{self.in_channels}, {self.out_channels}, degree={self.degree}, symmetry={self.symmetry!r}"
 
     def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
         """Return (B, out_channels, nlat, nlon) for x (B, in_channels, nlat, nlon), in the memory layout of `x`.
@@ -91,7 +106,18 @@ class SphericalSpectralConv(nn.Module):
         Those of the input may have any degree; the result has the smaller of theirs and the layer's.
         """
         size = min(self.degree + 1, z.shape[-1])
-        return mixed_by_degree(z[..., :size, :size], self.weight[:size])
+        z = z[..., :size, :size]
+        if self.symmetry == "axis":
+            turned = looked_up(_turning, size - 1, device=z.device, dtype=z.real.dtype)
+            z = torch.cat([z, torch.complex(-turned * z.imag, turned * z.real)], dim=1)
+        return mixed_by_degree(z, self.weight[:size])
+
+
+@table
+def _turning(degree: int, device) -> Tensor:
+    """Return m/l, and 0 for l = 0: (degree + 1, degree + 1)."""
+    m = torch.arange(degree + 1, dtype=torch.float64, device=device)
+    return m / m.clamp(min=1)[:, None]
 
 
 def mixed_by_degree(z: Tensor, weight: Tensor) -> Tensor:

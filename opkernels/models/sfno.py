@@ -1,11 +1,14 @@
 """SFNO: the spherical Fourier neural operator, on any grid of the sphere.
 
-    y = project( block_L( ... block_1( lift(u) ) ) ),     K v = sum_{l <= n_modes} W(l) sum_m v_lm Y_lm + b
+    y = project( block_L( ... block_1( lift(u) ) ) ),     K v = sum_{l <= n_modes} sum_m (W(l) + i (m/l) V(l)) v_lm Y_lm + b
 
-The weights W live on degrees of spherical harmonics, so the same weights act on every grid that resolves the functions between the
-blocks. `opkernels.models.backbone` writes the blocks out, `opkernels.layers.SphericalSpectralConv` the convolution, which commutes
-with all rotations. So does the model without positions; with sin(latitude) as an input, which a rotating planet needs, with those
-about the axis.
+The weights live on degrees of spherical harmonics, so the same weights act on every grid that resolves the functions between the
+blocks. `opkernels.models.backbone` writes the blocks out, `opkernels.layers.SphericalSpectralConv` the convolution.
+
+| symmetry, positional_embedding | the model commutes with                     | for                                                |
+| ------------------------------ | ------------------------------------------- | -------------------------------------------------- |
+| "axis", "walls" (the default)  | rotations about the axis                    | a rotating planet                                  |
+| "sphere", None                 | all rotations and reflections; V = 0        | diffusion, reaction: no axis and no sense of turning |
 
 References: Bonev, Kurth, Hundt, Pathak, Baust, Kashinath, Anandkumar, "Spherical Fourier Neural Operators: Learning Stable Dynamics on
 the Sphere", ICML 2023, arXiv 2306.03838.
@@ -41,11 +44,13 @@ class SFNO(Backbone):
         Number of blocks; 4 is usual.
     n_parameters : int
         Size of the per-sample `parameters` that scale and shift every block.
+    symmetry : {"axis", "sphere"}
+        What the convolutions commute with. With "sphere" a model cannot tell east from west, and so learns no advection.
     activation, norm, lifting_channel_ratio, projection_channel_ratio, block
         As in `FNO`.
     positional_embedding : {"walls", "harmonics", None}
         "walls": sin(latitude), smooth at the poles and the same along each circle of latitude. "harmonics": the three
-        coordinates of the point in space, which single out a meridian too. None: the model commutes with every rotation.
+        coordinates of the point in space, which single out a meridian too.
 
     Raises
     ------
@@ -70,6 +75,7 @@ class SFNO(Backbone):
         hidden_channels: int = 32,
         n_layers: int = 4,
         n_parameters: int = 0,
+        symmetry: str = "axis",
         activation: str = "gelu",
         norm: str | None = None,
         positional_embedding: str | None = "walls",
@@ -86,7 +92,7 @@ class SFNO(Backbone):
             in_channels,
             out_channels,
             hidden_channels=hidden_channels,
-            convs=[SphericalSpectralConv(hidden_channels, hidden_channels, n_modes) for _ in range(n_layers)],
+            convs=[SphericalSpectralConv(hidden_channels, hidden_channels, n_modes, symmetry=symmetry) for _ in range(n_layers)],
             n_parameters=n_parameters,
             activation=activation,
             norm=norm,

@@ -29,11 +29,12 @@ GRIDS = [
 ]
 LAYERS = {
     "spectral": lambda: SphericalSpectralConv(2, 3, 9),
+    "zonal": lambda: SphericalSpectralConv(2, 3, 9, symmetry="sphere"),
     "integral": lambda: SphericalIntegralConv(2, 3, Radial(2, 3), radius=0.7),
     "sums": lambda: SphericalIntegralConv(2, 3, PolarHats(3, 4), radius=0.7),
     "differential": lambda: SphericalDifferentialConv(2, 3, length=0.1, order=2, smoothing=0.05),
 }
-SPECTRAL = ["spectral", "integral", "differential"]
+SPECTRAL = ["spectral", "zonal", "integral", "differential"]
 
 
 def built(name, seed=0):
@@ -64,7 +65,7 @@ def rel(a, b):
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda g: f"{g.domain.points}{g.shape}")
 def test_spectral_is_the_integral_with_its_zonal_kernel(grid):
     """sum_l (2 l + 1)/(4 pi) W(l) P_l(x . y), integrated over y by quadrature on another grid."""
-    layer = built("spectral").double()
+    layer = built("zonal").double()
     there = Sphere().grid(20, 40)
     cosines = torch.einsum("a...,ab->...b", points(grid), points(there).flatten(1)).clamp(-1, 1)
     series = [(2 * ell + 1) / (4 * math.pi) * torch.special.legendre_polynomial_p(cosines, ell) for ell in range(10)]
@@ -87,7 +88,7 @@ def at(z, p):
     return total
 
 
-@pytest.mark.parametrize("name", ["spectral", "integral"])
+@pytest.mark.parametrize("name", ["zonal", "integral"])
 def test_isotropic_layers_commute_with_every_rotation(name):
     from opkernels.spherical import Harmonics
 
@@ -102,15 +103,42 @@ def test_isotropic_layers_commute_with_every_rotation(name):
 
 
 def test_spectral_takes_the_degrees_that_a_grid_carries():
-    layer = SphericalSpectralConv(1, 1, 20, bias=False).double()
-    grid, lower = Sphere().grid(8, 16), SphericalSpectralConv(1, 1, 7, bias=False).double()
+    layer = SphericalSpectralConv(2, 1, 20, bias=False).double()
+    grid, lower = Sphere().grid(8, 16), SphericalSpectralConv(2, 1, 7, bias=False).double()
     lower.weight.data = layer.weight.data[:8].clone()
-    x = torch.randn(2, 1, 8, 16, dtype=torch.float64)
+    x = torch.randn(2, 2, 8, 16, dtype=torch.float64)
     torch.testing.assert_close(layer(x, grid), lower(x, grid), rtol=0, atol=1e-13)
 
 
-def test_spectral_keeps_the_variance():
-    layer, grid = SphericalSpectralConv(64, 64, 31, bias=False), Sphere().grid(32, 64)
+def test_spectral_holds_the_waves_of_rossby():
+    """d zeta/dt = -2 Omega d psi/dlambda, zeta the Laplacian of psi: multipliers 2 Omega i m/(l (l + 1)), that is V = 2 Omega/(l + 1)."""
+    from opkernels.spherical import Harmonics
+
+    layer, grid, harmonics = SphericalSpectralConv(1, 1, 9, bias=False).double(), GRIDS[0], Harmonics(9)
+    ell = torch.arange(10, dtype=torch.float64)
+    layer.weight.data = torch.stack([0 * ell, 2 / (ell + 1)], 1)[..., None]
+    z = harmonics.analyze(polynomial(points(grid))[:, :1], grid)
+    psi = harmonics.inverse_laplacian(z, Sphere())
+    east = SphericalDifferentialConv(1, 1, length=1.0).double()
+    east.weight.data = torch.tensor([[[0.0, 1.0]]], dtype=torch.float64)
+    wanted = -2 * east(harmonics.synthesize(psi, grid), grid)
+    torch.testing.assert_close(layer(harmonics.synthesize(z, grid), grid), wanted, rtol=0, atol=1e-12)
+
+
+def test_only_weights_about_the_axis_tell_east_from_west():
+    """Layers that commute with all rotations commute with reflections as well."""
+    grid = GRIDS[0]
+    x = torch.randn(1, 2, *grid.shape, dtype=torch.float64)
+    mirrored = x.flip(-1).roll(1, -1)
+    for name, least in (("zonal", 0.0), ("spectral", 0.1)):
+        layer = built(name).double()
+        error = rel(layer(mirrored, grid), layer(x, grid).flip(-1).roll(1, -1))
+        assert error > least if least else error < 1e-12
+
+
+@pytest.mark.parametrize("symmetry", ["axis", "sphere"])
+def test_spectral_keeps_the_variance(symmetry):
+    layer, grid = SphericalSpectralConv(64, 64, 31, symmetry=symmetry, bias=False), Sphere().grid(32, 64)
     from opkernels.spherical import Harmonics
 
     x = Harmonics(31).synthesize(torch.view_as_complex(torch.randn(4, 64, 32, 32, 2)), grid)
@@ -364,6 +392,7 @@ GRID = Sphere().grid(8, 16)
     [
         (lambda: SphericalSpectralConv(0, 1, 4), "got 0 input and 1 output channels"),
         (lambda: SphericalSpectralConv(1, 1, -1), "degree=-1"),
+        (lambda: SphericalSpectralConv(1, 1, 3, symmetry="none"), "symmetry='none'"),
         (lambda: SphericalSpectralConv(1, 1, 3)(torch.zeros(1, 1, 8, 15), GRID), r"shape \(1, 1, 8, 15\).*8 latitudes, 16 longitudes"),
         (lambda: SphericalSpectralConv(1, 1, 3)(torch.zeros(1, 1, 7, 16), GRID), r"shape \(1, 1, 7, 16\).*8 latitudes, 16 longitudes"),
         (lambda: SphericalSpectralConv(1, 1, 3)(torch.zeros(1, 2, 8, 16), GRID), r"expected \(batch, 1, 8, 16\)"),
