@@ -344,8 +344,12 @@ class SymmetricBasisConv(nn.Module):
         """
         return self.convolve(features, ParticleGraph.of(particles, neighbors, senders=senders), receiver_features)
 
+    @torch.compiler.disable(recursive=True)
     def convolve(self, features: Tensor, graph: ParticleGraph, receiver_features: Tensor | None = None) -> Tensor:
-        """Return (N, out_channels) on a graph prepared once for several layers."""
+        """Return (N, out_channels) on a graph prepared once for several layers.
+
+        Compiled models run it as it is: its shapes change with every neighbor list.
+        """
         self._check(features, graph, receiver_features)
         with torch.autocast(features.device.type, enabled=False):
             f = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

@@ -169,11 +169,10 @@ class SFBC(nn.Module):
         """
         self._check(features, particles, boundary, boundary_features)
         vertex = self.vertex or [None] * len(self.convs)
-        graph = self._graph(particles, particles.neighbors() if neighbors is None else neighbors)
+        graph = self._graph(particles, neighbors)
         parts = [self.lift(features), self.first.convolve(features, graph)]
         if self.wall is not None and boundary is not None and boundary_features is not None:
-            pairs = _wall_pairs(particles, boundary) if boundary_neighbors is None else boundary_neighbors
-            parts.append(self.wall.convolve(boundary_features, self._graph(particles, pairs, boundary)))
+            parts.append(self.wall.convolve(boundary_features, self._graph(particles, boundary_neighbors, boundary)))
         z = torch.cat(parts, 1)
         for at, (conv, mlp) in enumerate(zip(self.convs, vertex, strict=True)):
             z = z if mlp is None else z + mlp(z)
@@ -184,7 +183,10 @@ class SFBC(nn.Module):
             z = out + z if out.shape == z.shape and at < len(self.convs) - 1 else out
         return z
 
-    def _graph(self, particles: ParticleSet, neighbors: Neighbors, senders: ParticleSet | None = None) -> ParticleGraph:
+    @torch.compiler.disable(recursive=True)
+    def _graph(self, particles: ParticleSet, neighbors: Neighbors | None, senders: ParticleSet | None = None) -> ParticleGraph:
+        if neighbors is None:
+            neighbors = particles.neighbors() if senders is None else _wall_pairs(particles, senders)
         graph = ParticleGraph.of(particles, neighbors, senders=senders, share=True)
         return graph if self.edge is None else graph.mapped(self.edge(graph.offsets))
 

@@ -140,6 +140,21 @@ def test_bfloat16_and_plain_weights():
     torch.testing.assert_close(other(f, particles), model(f, particles), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, after a break of the graph
+def test_compiled_models_give_the_same():
+    """Also for another number of particles; the graph and the convolutions run as they are."""
+    model, f = built(), torch.randn(60, 3, dtype=torch.float64)
+    compiled = torch.compile(model, backend="eager")
+    for n in (60, 45):
+        particles, g = cloud(n), f[:n].clone().requires_grad_()
+        compiled(g, particles).square().sum().backward()
+        compiled_grad, g.grad = g.grad, None
+        y = model(g, particles)
+        y.square().sum().backward()
+        torch.testing.assert_close(compiled(g, particles), y, rtol=0, atol=0)
+        torch.testing.assert_close(compiled_grad, g.grad, rtol=0, atol=0)
+
+
 def test_refuses_bad_input():
     model, particles, f = built(), cloud(), torch.zeros(60, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"features of shape \(60, 2\) for 60 particles; expected \(60, 3\)"):
