@@ -188,6 +188,11 @@ def test_random_states_are_nested_and_isotropic():
         a, b = (harmonics.analyze(u, EARTH.grid(*u.shape[-2:])) for u in (few, many))
         assert ((a - b).abs().amax((0, 2, 3)) <= 1e-12 * b.abs().amax((0, 2, 3))).all()
         assert relative(field.sample(1, (32, 64), seed=1, start=1, dtype=torch.float64), few[1:]) < 1e-13
+    poles = Sphere(EARTH.radius, points="equiangular")
+    for few, many in ((RandomSphere(poles), RandomSphere(EARTH)), (RandomShallowWater(poles), RandomShallowWater(EARTH))):
+        few, many = (field.sample(1, shape, seed=1, dtype=torch.float64) for field, shape in ((few, (49, 64)), (many, (32, 64))))
+        a, b = (Harmonics(20).analyze(u, domain.grid(*u.shape[-2:])) for u, domain in ((few, poles), (many, EARTH)))
+        assert ((a - b).abs().amax((0, 2, 3)) <= 1e-12 * b.abs().amax((0, 2, 3))).all(), "rows elsewhere, the same function"
     u = RandomSphere(EARTH, std=2.0, tau=3.0, mean=5.0).sample(1000, (8, 16), seed=0, dtype=torch.float64)
     assert mean(u).mean().item() == pytest.approx(5.0, abs=0.05)
     z = RandomSphere(EARTH, std=2.0, tau=3.0).coefficients(1000, 40, seed=0)

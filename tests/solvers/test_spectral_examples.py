@@ -21,7 +21,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("turbulence", "ratio", 0.999, 1.001),
         ("smoke", "rise", 1.5, 3.0),
         ("shallow_water", "high", 7.5e-5, 7.8e-5),
-        ("shallow_water", "mass", 0.0, 1e-11),
         ("fitzhugh_nagumo", "ratio", 0.999, 1.001),
         ("fitzhugh_nagumo", "share", 0.6, 0.9),
     ],
