@@ -1,5 +1,8 @@
 """SFNO and LocalNO on a sphere: rotations, positions, branches in one transform, saved, compiled, trained, refusals."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import fake_cuda
@@ -11,7 +14,9 @@ from opkernels.layers.embedding import positions
 from opkernels.models import FNO, SFNO, LocalNO
 from opkernels.models.local_no import Differential, Integral
 from opkernels.spherical import Harmonics
+from opkernels.training.config import read_config
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GLOBE = Sphere()
 SMALL = {"hidden_channels": 6, "n_layers": 2}
 
@@ -152,6 +157,18 @@ def test_trained_saved_loaded_asked_and_rolled_out(model, tmp_path):
     torch.testing.assert_close(again.predict(x), surrogate.predict(x), rtol=0, atol=0)
     assert again.predict(x, output_shape=(16, 30)).shape == (2, 2, 16, 30)
     assert torch.isfinite(again.rollout(torch.randn(2, 2, 10, 20), 3)).all()
+
+
+def test_the_configuration_builds_its_model():
+    config = read_config(EXAMPLES / "configs" / "shallow_water_sphere.yaml")
+    assert config.model.name == "SFNO" and config.data.resolution == (32, 64)
+    model = SFNO(Sphere(6.37122e6), 3, 3, **config.model.arguments)
+    assert model.blocks[3].conv.degree == 21 and model(torch.randn(1, 3, 32, 64)).shape == (1, 3, 32, 64)
+
+
+def test_the_example_finds_the_same_error_on_both_grids():
+    errors = runpy.run_path(str(EXAMPLES / "sfno.py"))["main"]()
+    assert errors["24x48"] < 0.9 * errors["standing still"] and errors["32x64"] == pytest.approx(errors["24x48"], rel=0.01)
 
 
 @pytest.mark.slow
