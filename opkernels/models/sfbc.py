@@ -177,6 +177,7 @@ class SFBC(nn.Module):
         for at, (conv, mlp) in enumerate(zip(self.convs, vertex, strict=True)):
             z = z if mlp is None else z + mlp(z)
             y = self.activation(z)
+            assert isinstance(conv, SymmetricBasisConv)
             out = conv.convolve(y, graph)
             if at < len(self.linears):
                 out = out + self.linears[at](y)
