@@ -175,6 +175,7 @@ COMMANDS = (
                 choices=("train", "valid", "test"),
                 help="of LagrangeBench's and PDEArena's data (default: train)",
             ),
+            arg("--patience", type=float, metavar="SECONDS", help="give a file up whose reading stands still (default: 60, more if large)"),
         ),
         "opkernels convert 2D_DarcyFlow_beta1.0_Train.hdf5 darcy.nc --to native\n"
         "opkernels convert flow.nc flow.hdf5 --to the_well\n"

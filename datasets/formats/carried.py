@@ -20,7 +20,7 @@ from opkernels.datasets.fields import Field
 from opkernels.datasets.formats.places import close
 from opkernels.datasets.restriction import with_rule
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.domains import Domain
+from opkernels.domains import Axis, Domain
 from opkernels.sphere import Sphere, domain_from_dict
 
 __all__ = ["KEY", "Carried", "Origin", "assemble", "blocks", "coordinates_of", "pack", "pack_value", "remembered", "unpack", "unpack_value"]
@@ -180,5 +180,6 @@ def coordinates_of(data: Trajectories, told: Mapping, *, dtype="<f4") -> list[np
     for axis, n in zip(data.domain.axes, data.shape, strict=True):
         kept = unpack_value(told.get(axis.name))
         own = axis.coordinates(n, dtype=torch.float64).numpy().astype(dtype)
-        out.append(kept if isinstance(kept, np.ndarray) and len(kept) == n and close(axis, kept) else own)
+        same = isinstance(kept, np.ndarray) and isinstance(axis, Axis) and len(kept) == n and close(axis, kept)
+        out.append(kept if same else own)
     return out

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from opkernels.datasets import store
 from opkernels.datasets.fields import Field
-from opkernels.datasets.formats import fno_mat, lagrangebench, neuralop, pdearena, pdebench, sfbc, the_well
+from opkernels.datasets.formats import fno_mat, lagrangebench, mat5, neuralop, pdearena, pdebench, sfbc, the_well
 from opkernels.datasets.formats.lazy import check_stored, one_line
 from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
@@ -58,7 +59,7 @@ def recognize(path: str | PathLike) -> str:
         raise ValueError(f"{path} is a folder without metadata.json; give {_KNOWN}")
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give {_KNOWN}")
-    for name, begins in (("neuralop", neuralop.is_pt), ("mat73", fno_mat.is_mat73), ("mat", fno_mat.is_mat5)):
+    for name, begins in (("neuralop", neuralop.is_pt), ("mat73", fno_mat.is_mat73), ("mat", mat5.is_mat5)):
         if begins(path):
             return name
     with store.opened(path, _KNOWN) as file:
@@ -169,12 +170,15 @@ def convert(
     if path.exists() and out.exists() and path.samefile(out):
         raise ValueError(f"{path} would be replaced by what is made of it; give another name")
     data = read(path, periodic=periodic, part=part)
+    if progress is not None and isinstance(data, ParticleTrajectories):  # in memory
+        progress(1, 1)
     try:
         notes = _write(data, path, out, to, part, progress)
     except ValueError as error:
-        raise ValueError(one_line(error)) from error
+        told = one_line(error)
+        raise ValueError(told if str(path) in told or str(out) in told else f"{path}: {told}") from error
     except (RuntimeError, MemoryError) as error:  # of a library, when the disk is full or the data too large
-        raise ValueError(f"cannot write {out}: {one_line(error)}") from error
+        raise store.cannot_write(out, OSError(one_line(error))) from error
     return [*filter(None, [str(data.attributes.get("assumed", ""))]), *notes]
 
 
@@ -190,6 +194,7 @@ def _write(data, path: Path, out: Path, to: str, part: str, progress) -> list[st
         return [
             "LagrangeBench's folders keep positions and types of particles; velocities, densities, pressures and parameters are left out"
         ]
+    _check_room(data, out, 2 if to == "neuralop" else 1)
     data = _watched(data, path, progress)
     write: dict[str, Callable[[], Any]] = {
         "native": lambda: data.save(out),
@@ -201,6 +206,15 @@ def _write(data, path: Path, out: Path, to: str, part: str, progress) -> list[st
         "neuralop": lambda: neuralop.write_neuralop(data, out),
     }
     return write[to]() or []
+
+
+def _check_room(data: Trajectories, out: Path, times: int) -> None:
+    """Refuse what the disk has no room for: HDF5 may crash on a full one."""
+    needed = times * sum(int(np.prod(field.shape)) * field.dtype.itemsize for field in data.fields.values())
+    folder = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(f"cannot write {out}: it needs {needed / 1e6:.1f} MB, but the disk has {free / 1e6:.1f} MB free")
 
 
 class _Watched:

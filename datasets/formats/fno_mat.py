@@ -1,4 +1,4 @@
-"""The .mat files of the Fourier neural operator, read and written: version 5 through scipy, version 7.3 through h5py.
+"""The .mat files of the Fourier neural operator, read and written, in versions 5 and 7.3.
 
 | file                              | variables                                        | here                                   |
 | --------------------------------- | ------------------------------------------------ | -------------------------------------- |
@@ -8,7 +8,7 @@
 
 Domains are taken to have length 1, which the files do not say; ``periodic=`` says that they repeat. Other vectors of N numbers
 are parameters; small arrays of other shapes are remembered and written again. Version 7.3 is HDF5 with the axes reversed, read
-sample by sample; version 5 is read whole into memory, as scipy does. All numbers are kept bit for bit.
+sample by sample; version 5 is mapped into memory where it is not compressed. All numbers are kept bit for bit.
 
 Reference: Li et al., ICLR 2021, arXiv 2010.08895; MATLAB, MAT-File Format, 2023.
 """
@@ -25,23 +25,17 @@ import numpy as np
 from opkernels.datasets import store
 from opkernels.datasets.formats.carried import KEY, Origin, assemble, blocks, pack, pack_value, remembered, unpack, unpack_value
 from opkernels.datasets.formats.lazy import SPACE, foreign, one_line, stored
+from opkernels.datasets.formats.mat5 import Variable, is_mat5, variables
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.domains import Axis, Domain
 from opkernels.storage import write_atomically
 
-__all__ = ["is_mat5", "is_mat73", "read_fno_mat", "write_fno_mat"]
+__all__ = ["is_mat73", "read_fno_mat", "write_fno_mat"]
 
 _KIND = "a .mat file of the Fourier neural operator, such as NavierStokes_V1e-5_N1200_T20.mat"
 _CLASSES = {"f4": "single", "f8": "double"} | {f"{k}{n}": f"{'u' * (k == 'u')}int{8 * n}" for k in "iu" for n in (1, 2, 4, 8)}
 _KEPT = 1 << 16  # numbers of a variable that is remembered, not read as a field
 _LARGEST = (1 << 31) - (1 << 16)  # bytes of a variable of version 5
-
-
-def is_mat5(path: Path) -> bool:
-    """Whether a file begins like a .mat file of version 5."""
-    with path.open("rb") as file:
-        head = file.read(128)
-    return len(head) == 128 and head[124:128] in (b"\x00\x01IM", b"\x01\x00MI")
 
 
 def is_mat73(path: Path) -> bool:
@@ -74,7 +68,11 @@ def read_fno_mat(path: str | PathLike, *, periodic: bool | None = None) -> Traje
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give {_KIND}")
     if is_mat5(path):
-        return _read(path, _load(path), periodic)
+        try:
+            found = variables(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {one_line(error)}; copy it again") from error
+        return _read(path, found, periodic)
     with store.opened(path, _KIND) as file:
         return _read(path, {name: _Reversed(file, name) for name in file if not name.startswith("#")}, periodic)
 
@@ -85,35 +83,16 @@ class _Reversed:
     def __init__(self, file, name: str):
         self.file, self.name, item = file, name, file[name]
         kind = store.plain(item.attrs.get("MATLAB_class", "")) if hasattr(item, "attrs") else ""
-        self.text = kind == "char"
         self.shape: tuple[int, ...] = tuple(reversed(getattr(item, "shape", ())))
         self.dtype = np.dtype(bool) if kind == "logical" else getattr(item, "dtype", np.dtype(object))
+        self.text = stored(file, name)[()].astype("<u2").tobytes().decode("utf-16-le") if kind == "char" else None
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        values = stored(self.file, self.name)[()].T
-        if self.text:
-            return np.array(["".join(map(chr, values.ravel()))])
-        return values.astype(dtype or self.dtype)
+        return stored(self.file, self.name)[()].T.astype(dtype or self.dtype)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Return the variables of a file of version 5; whatever is wrong with it is one sentence."""
-    import warnings
-
-    from scipy.io import loadmat
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = loadmat(path, appendmat=False, mat_dtype=True)  # mat_dtype: doubles that MATLAB stored as bytes are doubles
-    except Exception as error:  # what a foreign file can raise has no end
-        raise ValueError(f"{path} is damaged: {one_line(error)}; copy it again") from error
-    return {name: value for name, value in found.items() if not name.startswith("__") and isinstance(value, np.ndarray)}
-
-
-def _read(path: Path, found: Mapping[str, Any], periodic: bool | None) -> Trajectories:
-    text = found.get(KEY)
-    carried = unpack(str(np.ravel(np.asarray(text))[0]) if text is not None and np.size(np.asarray(text)) else "")
+def _read(path: Path, found: Mapping[str, Variable | _Reversed], periodic: bool | None) -> Trajectories:
+    carried = unpack(getattr(found.get(KEY), "text", None) or "")
     arrays = {name: value for name, value in found.items() if name != KEY and value.dtype.kind in "fiub" and len(value.shape) >= 2}
     if not arrays:
         raise ValueError(f"{path} holds no array of real numbers; expected {_KIND}")
@@ -134,7 +113,7 @@ def _read(path: Path, found: Mapping[str, Any], periodic: bool | None) -> Trajec
             source = foreign(value.file, name, order[::-1], sizes | ({"t": shape[-1]} if evolving else {}))
             source.dtype = value.dtype if value.dtype.kind == "b" else source.dtype
         else:
-            source = np.moveaxis(value, -1, 1) if evolving else value
+            source = Variable(np.moveaxis(value.numbers, -1, 1), (shape[0], shape[-1], *space), value.dtype) if evolving else value
         sources[name] = source
     assumed = [f"arrays of other shapes are left out: {', '.join(left)}"] if left else []
     around = (times is not None or len(space) == 1) if periodic is None else periodic

@@ -400,3 +400,105 @@ def test_mistakes_are_one_sentence(tmp_path):
             call()
         assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "other.h5", "text"]
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    OURS["line"].save(tmp_path / "a.nc")
+    (tmp_path / "b.hdf5").write_text("old")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("usage", "free")(100))
+    with pytest.raises(ValueError, match="b.hdf5: it needs 0.0 MB, but the disk has 0.0 MB free"):
+        convert(tmp_path / "a.nc", tmp_path / "b.hdf5", "pdebench")
+    assert (tmp_path / "b.hdf5").read_text() == "old"
+
+
+def test_an_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        pdebench_cfd(file)
+    (tmp_path / "b").write_text("old")
+
+    def stop(done, total):
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    for to in ("native", "pdebench", "the_well", "pdearena", "mat", "mat73"):
+        with pytest.raises(KeyboardInterrupt):
+            convert(tmp_path / "a.hdf5", tmp_path / "b", to, progress=stop)
+        assert (tmp_path / "b").read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == ["a.hdf5", "b"]
+
+
+def test_particles_go_to_lagrangebench_and_back(tmp_path):
+    from opkernels import generate, open_particles
+
+    recipe = {"flow": "taylor_green", "times": {"stop": 0.1, "count": 3}, "resolution": 0.125, "samples": 4}
+    data = generate(recipe, tmp_path / "a.nc", workers=1)
+    assert any("velocities" in note for note in convert(tmp_path / "a.nc", tmp_path / "tgv", "lagrangebench"))
+    assert recognize(tmp_path / "tgv") == "lagrangebench"
+    convert(tmp_path / "tgv", tmp_path / "b.nc", "native", part="valid")
+    torch.testing.assert_close(open_particles(tmp_path / "b.nc")[0].positions[0], data[2].positions[0])
+    with pytest.raises(ValueError, match="holds particles, but pdebench is a format of fields on grids"):
+        convert(tmp_path / "a.nc", tmp_path / "c", "pdebench")
+
+
+def command(capfd, *words):
+    from opkernels import cli
+
+    code = cli.main(["convert", *map(str, words)])
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def test_the_command(capfd, tmp_path):
+    OURS["flow"].save(tmp_path / "a.nc")
+    code, out, err = command(capfd, tmp_path / "a.nc", tmp_path / "b.hdf5", "--to", "the_well")
+    assert code == 0 and err == "" and "b.hdf5 written in the format the_well\nnote: " in out
+    (tmp_path / "b.hdf5").write_bytes((tmp_path / "b.hdf5").read_bytes()[:3000])
+    code, out, err = command(capfd, tmp_path / "b.hdf5", tmp_path / "c.nc", "--to", "native")
+    assert (
+        code == 2
+        and out == ""
+        and err.startswith("opkernels convert: ")
+        and "b.hdf5 is cut short or damaged" in err
+        and err.count("\n") == 1
+    )
+    assert not (tmp_path / "c.nc").exists()
+
+
+@pytest.mark.parametrize("harm,told", [
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "made the library that reads it crash \\(SIGSEGV\\)"),
+    ("time.sleep(1000)", "does not come to an end"), ("os.kill(os.getpid(), signal.SIGKILL)", "was killed"),
+])  # fmt: skip
+def test_the_command_survives_a_library_that_does_not(harm, told, tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    from opkernels.datasets.formats import command
+
+    work = f"import os, signal, time\n\n\ndef work(arguments, teller):\n    teller.send_bytes(b'ready')\n    {harm}\n"
+    (tmp_path / "harmful.py").write_text(work)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "harmful", raising=False)
+    monkeypatch.setattr(command, "_work", __import__("harmful").work)
+    with pytest.raises(ValueError, match=f"a.nc {told}|a.nc.*{told}"):
+        command.run(Namespace(file=str(tmp_path / "a.nc"), out=str(tmp_path / "b.nc"), patience=0.5))
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """Outcomes of 40 damaged files of each kind, read in a process of their own; see benchmarks/fuzz_formats.py."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location("fuzz_formats", Path(__file__).parents[2] / "benchmarks" / "fuzz_formats.py")
+    fuzz = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzz)
+    return fuzz.fuzz(40, seed=3, report=lambda line: None, check=0)
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_damaged_files_are_one_sentence_and_run_no_code(kind, fuzzed):
+    found = fuzzed[kind]
+    assert found["traceback"] == 0, found["worst"]
+    assert found["refused"] + found["read"] + found["crashed"] + found["hung"] == 40 and found["refused"] >= 12
+    assert found["crashed"] + found["hung"] <= 3 and not found["code_run"] and not fuzzed["left_behind"]  # HDF5's own; the command survives
