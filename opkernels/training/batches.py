@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
+from opkernels.domains import Whole
 
 __all__ = ["Examples", "seed_of"]
 
@@ -33,6 +34,8 @@ class Examples:
         The samples.
     fields : tuple of str
         The channels.
+    split : Whole
+        Which block of every field this process holds.
     memory : Tensor, optional
         All of it (N, T, C, *spatial), where it fits; made by `cached`.
     """
@@ -41,6 +44,7 @@ class Examples:
     fields: tuple[str, ...]
     dtype: torch.dtype
     device: torch.device
+    split: Whole = Whole()  # noqa: RUF009 it has no state
     memory: Tensor | None = None
 
     @property
@@ -50,17 +54,30 @@ class Examples:
 
     def cached(self, limit: int | None = None) -> Examples:
         """Load everything if it takes at most `limit` bytes (by default a quarter of the machine's or the device's memory)."""
-        points = len(self.data) * self.n_times * len(self.fields) * int(np.prod(self.data.shape))
+        sizes = self.split.sizes(self.data.shape)
+        points = len(self.data) * self.n_times * len(self.fields) * int(np.prod(sizes))
         size = points * torch.empty(0, dtype=self.dtype).element_size()
         on_device = self.device.type == "cuda" and size <= (torch.cuda.mem_get_info(self.device)[0] // 4 if limit is None else limit)
         if not on_device and size > (_machine_memory() // 4 if limit is None else limit):
             return self
-        shape = (len(self.data), self.n_times, len(self.fields), *self.data.shape)
+        shape = (len(self.data), self.n_times, len(self.fields), *sizes)
         memory = torch.empty(shape, dtype=self.dtype, device=self.device if on_device else None)
         for start, chunk in self.chunks():
             memory[start : start + len(chunk)] = chunk.to(memory)
         self.memory = memory
         return self
+
+    def undivided(self) -> Examples:
+        """Return the same examples with whole fields, read from the file where this process holds blocks of them."""
+        return self if self.split.size == 1 else replace(self, split=Whole(), memory=None)
+
+    def _block(self, fields: Tensor) -> Tensor:
+        """Return the block (B, F, C, *sizes) of whole fields (B, F, C, *spatial)."""
+        if self.split.size == 1:
+            return fields
+        for a in range(fields.ndim - 3):
+            fields = self.split.cut(fields, 3 + a, a)
+        return fields.contiguous()
 
     def chunks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield all samples once: (number of the first, (b, T, C, *spatial)), refusing values that are not finite."""
@@ -72,7 +89,7 @@ class Examples:
                 continue
             chunk = self.data.read(rows, fields=self.fields)
             self._check(chunk, rows, np.zeros(len(rows), dtype=int), range(self.n_times))
-            yield start, chunk
+            yield start, self._block(chunk)
 
     def number(self, sample: int) -> int:
         """Return the number that a sample has in the whole dataset, before it was split."""
@@ -116,7 +133,7 @@ class Examples:
         else:
             window = self.data.windows(samples, starts, offsets[-1] + 1, fields=self.fields)[:, list(offsets)]
         self._check(window, samples, starts, offsets)
-        return window.to(self.dtype).to(self.device, non_blocking=True)
+        return self._block(window).to(self.dtype).to(self.device, non_blocking=True)
 
     def _starts(self, offsets: Sequence[int], every: int) -> int:
         return (self.n_times - 1 - offsets[-1]) // every + 1

@@ -10,13 +10,21 @@ data and all random numbers follow from (seed, epoch, step).
       best.safetensors    the weights to keep, as a surrogate: those with the smallest validation error,
                         or the last (keep: last, and wherever there are no validation samples)
 
-Every file is written under another name and renamed, so that a kill leaves the old or the new one.
+Runs whose weights are dealt out over processes have instead of last.safetensors
+
+      last.json           progress, and the folder of the newest checkpoint
+      last-00001200/      weights and optimizer after so many steps, from every process its parts
+
+and any number of processes goes on with either kind. Every file is written under another name and renamed, so that a kill leaves
+the old or the new one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +32,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from opkernels.storage import read_tensors, write_tensors
+from opkernels.storage import read_tensors, write_tensors, write_text
 from opkernels.surrogate import Surrogate
 from opkernels.surrogate.files import describe, model_tensors
+from opkernels.training.parallel import Group
+from opkernels.training.sharding import load_shards, part_of, save_shards
 
-__all__ = ["BEST", "LAST", "Progress", "read_checkpoint", "write_checkpoint"]
+__all__ = ["BEST", "LAST", "Progress", "holds_checkpoint", "read_checkpoint", "write_checkpoint"]
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, BEST, SHARDED = "last.safetensors", "best.safetensors", "last.json"
 
 
 @dataclass
@@ -62,24 +72,62 @@ class Progress:
     stopped: str = ""
 
 
+def holds_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint to go on from."""
+    return (folder / LAST).is_file() or (folder / SHARDED).is_file()
+
+
 def write_checkpoint(
-    folder: Path, surrogate: Surrogate, optimizer: torch.optim.Optimizer, progress: Progress, settings: Mapping[str, object]
+    folder: Path,
+    surrogate: Surrogate,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    settings: Mapping[str, object],
+    group: Group,
 ) -> None:
-    """Write ``last.safetensors``."""
+    """Write the newest checkpoint, and take older ones away; all processes together."""
     header = {"surrogate": describe(surrogate), "progress": dataclasses.asdict(progress), "settings": dict(settings)}
-    write_tensors(folder / LAST, model_tensors(surrogate.model) | _optimizer_tensors(optimizer), header)
+    tensors = model_tensors(surrogate.model) | _optimizer_tensors(optimizer)
+    if group.sharded:
+        _write_shards(folder, tensors, header, group)
+    elif group.rank == 0:
+        write_tensors(folder / LAST, tensors, header)
+        (folder / SHARDED).unlink(missing_ok=True)
+        _clear(folder, keep="")
+
+
+def _write_shards(folder: Path, tensors: Mapping[str, Tensor], header: dict, group: Group) -> None:
+    """Write the parts first, then ``last.json``, which makes them the newest checkpoint."""
+    name, newest = f"last-{header['progress']['step']:08d}", folder / SHARDED
+    if group.any(group.rank == 0 and not (newest.is_file() and _read_index(newest)["folder"] == name)):
+        if group.rank == 0:
+            shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was killed here
+        group.wait()
+        save_shards(folder / name, tensors)
+    if group.rank == 0:
+        shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
+        write_text(newest, json.dumps({"folder": name, "shapes": shapes, "header": header}))
+        (folder / LAST).unlink(missing_ok=True)
+        _clear(folder, keep=name)
+
+
+def _clear(folder: Path, keep: str) -> None:
+    for old in folder.glob("last-*"):
+        if old.name != keep:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_checkpoint(folder: Path, surrogate: Surrogate, optimizer: torch.optim.Optimizer, settings: Mapping[str, object]) -> Progress:
-    """Fill the model and the optimizer from ``last.safetensors`` and return where the run stands.
+    """Fill the model and the optimizer from the newest checkpoint and return where the run stands.
 
     Raises
     ------
     ValueError
-        If the file is damaged or foreign, or belongs to a run with other settings (naming them).
+        If a file is damaged or foreign, or belongs to a run with other settings (naming them).
     """
-    path = folder / LAST
-    tensors, header = read_tensors(path)
+    path = folder / (SHARDED if (folder / SHARDED).is_file() else LAST)
+    shards = _read_index(path) if path.name == SHARDED else None
+    tensors, header = read_tensors(path) if shards is None else ({}, shards["header"])
     try:
         progress = Progress(**header["progress"])
         before, described = dict(header["settings"]), dict(header["surrogate"])
@@ -94,13 +142,38 @@ def read_checkpoint(folder: Path, surrogate: Surrogate, optimizer: torch.optim.O
             raise ValueError(
                 f"{folder} holds a run with another {name} ({_short(old)}, now {_short(new)}); resume it as it was, or take another folder"
             )
+    if shards is not None:
+        tensors = _read_shards(path, shards, surrogate, optimizer)
     state = surrogate.model.state_dict()
     with torch.no_grad():
         for name, value in model_tensors(surrogate.model).items():
-            state[name.removeprefix("model.")].copy_(_matching(tensors, name, value, path))
+            state[name.removeprefix("model.")].copy_(part_of(_matching(tensors, name, value, path), value))
     _fill_optimizer(optimizer, tensors)
     surrogate.notes |= described.get("notes", {})
     return progress
+
+
+def _read_index(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+        return {"folder": Path(found["folder"]).name, "shapes": dict(found["shapes"]), "header": dict(found["header"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; put it back, or train again in another folder") from error
+
+
+def _read_shards(path: Path, index: dict, surrogate: Surrogate, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint of several processes, dealt out as the weights are."""
+    weights = _weights(optimizer)
+    likes = model_tensors(surrogate.model)
+    for name in index["shapes"]:
+        if name.startswith("optimizer."):
+            likes[name] = weights[int(name.split(".")[1])].detach()
+    tensors = {
+        name: torch.empty_like(like) if list(like.shape) == index["shapes"].get(name) else torch.zeros(index["shapes"].get(name, ()))
+        for name, like in likes.items()
+    }
+    load_shards(path.with_name(index["folder"]), tensors)
+    return tensors
 
 
 def _matching(tensors: Mapping[str, Tensor], name: str, like: Tensor, path: Path) -> Tensor:
@@ -114,6 +187,10 @@ def _short(value) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [weight for entry in optimizer.param_groups for weight in entry["params"]]
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{number}.{key}": torch.as_tensor(value) for number, entry in state.items() for key, value in entry.items()}
@@ -122,10 +199,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give the optimizer its tensors back; ``load_state_dict`` moves them to the weights' devices."""
     state = optimizer.state_dict()
+    weights = _weights(optimizer)
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            entries.setdefault(int(number), {})[key] = value
+            weight = weights[int(number)]
+            entries.setdefault(int(number), {})[key] = part_of(value, weight) if value.shape == weight.shape else value
     state["state"] = entries
     optimizer.load_state_dict(state)

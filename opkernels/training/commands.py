@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opkernels.configuration import describes_particles
 from opkernels.storage import write_text
-from opkernels.training.checkpoint import LAST
+from opkernels.training.checkpoint import holds_checkpoint
 from opkernels.training.config import Config, read_config
 
 __all__ = ["run", "train"]
@@ -77,12 +77,12 @@ def train(config: Config, *, base: Path | str = ".", resume: bool = False, quiet
     t, data = config.training, config.data
     root = Path(config.run_dir)
     folders = [root if len(t.seeds) == 1 else root / f"seed-{seed}" for seed in t.seeds]
-    if len(folders) > 1 and (root / LAST).exists():
+    if len(folders) > 1 and holds_checkpoint(root):
         raise ValueError(f"{root} already holds a run of one seed; choose another folder for several with run_dir=NAME")
-    if len(folders) == 1 and any(root.glob(f"seed-*/{LAST}")):
+    if len(folders) == 1 and any(map(holds_checkpoint, root.glob("seed-*"))):
         raise ValueError(f"{root} already holds the runs of several seeds; choose another folder for one with run_dir=NAME")
     for folder in folders:
-        if (folder / LAST).exists() and not resume:
+        if holds_checkpoint(folder) and not resume:
             raise ValueError(f"{folder} already holds a run; add --resume to go on with it, or choose another folder with run_dir=NAME")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and data.generate is not None and not Path(data.path).exists():
         raise ValueError("several processes cannot generate one dataset; make it first with opkernels generate, and name it in data.path")
@@ -91,7 +91,7 @@ def train(config: Config, *, base: Path | str = ".", resume: bool = False, quiet
     group = parallel.join(t.device)
     try:
         splits = open_splits(config, base)
-        options = {f.name: getattr(t, f.name) for f in dataclasses.fields(Options) if f.name != "memory"}
+        options = {f.name: getattr(t, f.name) for f in dataclasses.fields(Options) if hasattr(t, f.name)}
         found = []
         for seed, folder in zip(t.seeds, folders, strict=True):
             model = build_model(config, splits.train, seed, base)
@@ -113,7 +113,7 @@ def train(config: Config, *, base: Path | str = ".", resume: bool = False, quiet
                 resume=resume,
                 seed=seed,
                 quiet=quiet,
-                options=Options(**options),
+                options=Options(**options, distributed=config.distributed),
                 on_start=lambda folder=folder, seed=seed: _keep(config, folder, seed, base),
             )
             found.append((seed, folder, surrogate.notes))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opkernels.configuration import bounded, build, is_plain, override, read_yaml, refuse, show
+from opkernels.training.options import Distributed
 
 __all__ = ["Config", "Data", "Evaluation", "Generation", "Model", "Split", "Training", "read_config"]
 
@@ -127,7 +128,7 @@ class Config:
     ----------
     run_dir : str
         Where the run goes; by default runs/NAME in the current folder, NAME being that of the file.
-    data, model, training, evaluation
+    data, model, training, evaluation, distributed
         The sections.
     """
 
@@ -136,6 +137,7 @@ class Config:
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    distributed: Distributed = field(default_factory=Distributed)
 
     def to_dict(self) -> dict:
         """Return the configuration as plain data, as one would write it in YAML."""

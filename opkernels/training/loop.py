@@ -14,7 +14,7 @@ from opkernels.datasets.trajectories import Trajectories
 from opkernels.losses import Loss, loss_by_name
 from opkernels.surrogate import Surrogate
 from opkernels.training import parallel
-from opkernels.training.checkpoint import LAST
+from opkernels.training.checkpoint import holds_checkpoint
 from opkernels.training.options import PRECISIONS, Options
 from opkernels.training.prepare import prepare
 from opkernels.training.regimes import Regime
@@ -89,7 +89,8 @@ def fit(
     Returns
     -------
     Surrogate
-        With the best weights (by validation error), or the last (``keep="last"``, or without validation).
+        With the best weights (by validation error), or the last (``keep="last"``, or without validation). Of a sharded run it
+        is read from `run_dir`; a module of the user's own stays dealt out, and is read by ``load(run_dir, model)``.
 
     Raises
     ------
@@ -97,7 +98,9 @@ def fit(
         If data, fields, domain, options or the folder do not fit, the data are not finite (with the
         sample), or the loss becomes so (with step, sample and likely cause; the last checkpoint stays).
     KeyboardInterrupt
-        After Ctrl-C, once a checkpoint is written.
+        After Ctrl-C or SIGTERM, once a checkpoint is written.
+    ConnectionError
+        If another process of the run ended, or hangs.
 
     Examples
     --------
@@ -113,10 +116,13 @@ def fit(
     torch.Size([1, 3, 1, 16])
     """
     _check_options(epochs, batch_size, lr, precision, seed, options)
-    group = parallel.join(device)
+    group = parallel.join(device, options.distributed)
     try:
         if precision == "float16" and group.device.type != "cuda":
             raise ValueError('precision="float16" needs a CUDA device; choose "bfloat16" or "float32" here')
+        if group.sharded and (precision == "float16" or run_dir is None):
+            told = "run_dir, where the weights are put together" if run_dir is None else 'another precision, such as "bfloat16"'
+            raise ValueError(f"distributed.sharded deals the weights out over the processes; give {told}")
         folder = _folder(run_dir, resume)
         prepared = prepare(
             model,
@@ -131,6 +137,7 @@ def fit(
             dtype=torch.float64 if precision == "float64" else torch.float32,
             device=group.device,
             memory=options.memory,
+            split=group.split,
         )
         settings = {"batch_size": batch_size, "lr": lr, "loss": loss if isinstance(loss, str) else getattr(loss, "__qualname__", "own")}
         settings |= {"precision": precision, "seed": seed, "epochs": epochs}
@@ -141,12 +148,13 @@ def fit(
         criterion = loss_by_name(loss) if isinstance(loss, str) else loss
         prepared.surrogate.notes |= {"seed": seed, "epochs": epochs, "regime": prepared.regime.kind, "loss": settings["loss"]}
         run = Run(prepared, group, options, criterion, epochs, batch_size, lr, precision, seed, folder, settings)
-        run.begin(resume)
-        if folder is not None and group.rank == 0:
-            _make(folder)
-        if on_start is not None and group.rank == 0:
-            on_start()
-        return run.train(quiet)
+        with group.together(folder):
+            run.begin(resume)
+            if folder is not None and group.rank == 0:
+                _make(folder)
+            if on_start is not None and group.rank == 0:
+                on_start()
+            return run.train(quiet)
     finally:
         group.leave()
 
@@ -181,6 +189,6 @@ def _folder(run_dir: Path | str | None, resume: bool) -> Path | None:
     folder = Path(run_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder for the run")
-    if (folder / LAST).exists() and not resume:
+    if holds_checkpoint(folder) and not resume:
         raise ValueError(f"{folder} already holds a run; resume it, or choose another folder")
     return folder

@@ -6,9 +6,29 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["PRECISIONS", "Options"]
+from opkernels.configuration import bounded
+
+__all__ = ["PRECISIONS", "Distributed", "Options"]
 
 PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """What the processes of ``torchrun`` share; one process alone has everything, whatever is asked for.
+
+    Parameters
+    ----------
+    domain : int
+        Processes that share each field, for grids that outgrow a device; their number is a multiple of it, and the others
+        share the batch.
+    sharded : bool
+        Whether weights, gradients and the optimizer's state are dealt out over all processes (FSDP2), for models that outgrow a
+        device, or held by each (DDP).
+    """
+
+    domain: int = bounded(1, at_least=1)
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Options:
         "tensorboard", "wandb": where the rows of the log go as well.
     memory : int, optional
         Bytes up to which a dataset is kept in memory; by default a quarter of the machine's.
+    distributed : Distributed
+        What several processes share.
     """
 
     weight_decay: float = 1e-4
@@ -55,3 +77,4 @@ class Options:
     checkpoint_every: int = 1
     log: tuple[str, ...] = ()
     memory: int | None = None
+    distributed: Distributed = Distributed()

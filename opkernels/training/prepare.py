@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.domains import Domain, Grid
+from opkernels.domains import Domain, Grid, Whole
 from opkernels.normalization import Normalization
 from opkernels.sphere import Sphere
 from opkernels.surrogate import ParameterScaling, Surrogate
@@ -33,7 +34,7 @@ class Prepared:
     train, validation : Examples
         The data.
     grid : Grid
-        Where they are sampled.
+        Where they are sampled, and which block of them this process holds.
     scale : Tensor, (C_out,)
         Standard deviations of the output fields.
     """
@@ -74,6 +75,7 @@ def prepare(
     dtype: torch.dtype,
     device: torch.device,
     memory: int | None,
+    split: Whole,
 ) -> Prepared:
     """Check that everything fits together, fit the normalization on the training samples, and try the model once.
 
@@ -83,7 +85,7 @@ def prepare(
         Whatever does not fit, before anything is trained or written.
     """
     train, held = _hold_out(data, validation)
-    grid = train.grid
+    grid = train.grid if split.size == 1 else replace(train.grid, split=split)
     _check_domain(model, train, held)
     if regime is None:
         regime = "direct" if train.n_times == 1 else "one_step"
@@ -93,10 +95,12 @@ def prepare(
     fields = (*inputs, *(name for name in outputs if name not in inputs))
     if shifts and not any(axis.periodic for axis in grid.domain.axes):
         raise ValueError("shifts=True needs a periodic axis, and this domain has none; leave it out")
+    if split.size > 1:
+        _check_split(model, shifts)
     names = _choose_parameters(model, train, parameters)
     scaling = ParameterScaling.fit({name: train.parameters[name] for name in names})
-    examples = Examples(train, fields, dtype, device).cached(memory)
-    states, increments = _statistics(examples, regime, inputs, outputs, grid)
+    examples = Examples(train, fields, dtype, device, split).cached(memory)
+    states, increments = _statistics(examples.undivided(), regime, inputs, outputs, train.grid)
     target = target or ("state" if regime.kind == "direct" or not set(outputs) <= set(inputs) else "increment")
     repeated = Normalization(states[1].mean * regime.bundle, states[1].std * regime.bundle, _frames(outputs, regime.bundle))
     surrogate = Surrogate(
@@ -117,7 +121,7 @@ def prepare(
         surrogate=surrogate,
         regime=regime,
         train=examples,
-        validation=None if held is None else Examples(held, fields, dtype, device).cached(memory),
+        validation=None if held is None else Examples(held, fields, dtype, device, split).cached(memory),
         grid=grid,
         scale=torch.tensor(states[1].std, dtype=dtype, device=device),
         parameters=(_parameters(train, names, dtype, device), None if held is None else _parameters(held, names, dtype, device)),
@@ -168,6 +172,16 @@ def _check_domain(model: nn.Module, train: Trajectories, held: Trajectories | No
             f"the validation data live on {_say(held.domain)} at {held.shape}, the training data on {_say(train.domain)} "
             f"at {train.shape}; give both on the same grid (Trajectories.at)"
         )
+
+
+def _check_split(model: nn.Module, shifts: bool) -> None:
+    """Refuse what needs whole fields."""
+    if "grid" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"{type(model).__name__}.forward takes no grid, and cannot know that its field is split; leave out distributed.domain"
+        )
+    if shifts:
+        raise ValueError("shifts=True moves samples from one process to another; leave it out, or distributed.domain")
 
 
 def _say(domain: Domain | Sphere) -> str:
@@ -271,7 +285,7 @@ def _try(prepared: Prepared, offsets: Sequence[int]) -> None:
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            y = surrogate.raw(x, prepared.parameters_of(one))
+            y = surrogate.raw(x, prepared.parameters_of(one), grid=prepared.grid)
     except ValueError:
         raise
     except Exception as error:  # whatever the user's own code raises

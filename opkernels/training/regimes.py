@@ -25,13 +25,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opkernels.domains import Grid
 from opkernels.losses import Loss
 from opkernels.surrogate import Surrogate
 
-__all__ = ["Regime", "predicted_frames", "training_loss"]
+__all__ = ["Chain", "Regime", "training_loss"]
 
 _DEFAULTS = {"one_step": (1, 1), "direct": (1, 1), "bundled": (1, 4), "unrolled": (4, 1), "pushforward": (2, 1)}
 
@@ -118,24 +118,39 @@ class Regime:
         return list(range(0, span + 1, self.stride))
 
 
-def predicted_frames(surrogate: Surrogate, x: Tensor, parameters: Tensor | None, unroll: int, *, last_only: bool = False) -> Tensor:
-    """Return the frames (B, unroll * bundle, C_out, *spatial) of a chain of calls from x (B, window * C_in, *spatial).
+class Chain(nn.Module):
+    """Several calls of a surrogate in a row, as one module: wrappers such as DDP see one forward pass for every backward pass.
 
-    With `last_only`, those of the last call (B, bundle, C_out, *spatial), with no gradient through
-    the calls before it.
+    Parameters
+    ----------
+    surrogate : Surrogate
+        What is called.
+    grid : Grid
+        Where its fields are sampled.
     """
-    frames = []
-    for call in range(unroll):
-        more = call < unroll - 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not (last_only and more)):
-            y = surrogate.forward(x, parameters)
-        frames.append(y)
-        x = surrogate.feed(x, y) if more else x
-    return frames[-1] if last_only else torch.cat(frames, dim=1)
+
+    def __init__(self, surrogate: Surrogate, grid: Grid):
+        super().__init__()
+        self.surrogate, self.grid, self.model = surrogate, grid, surrogate.model
+
+    def forward(self, x: Tensor, parameters: Tensor | None, unroll: int, *, last_only: bool = False) -> Tensor:
+        """Return the frames (B, unroll * bundle, C_out, *spatial) of a chain of calls from x (B, window * C_in, *spatial).
+
+        With `last_only`, those of the last call (B, bundle, C_out, *spatial), with no gradient through
+        the calls before it.
+        """
+        frames = []
+        for call in range(unroll):
+            more = call < unroll - 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not (last_only and more)):
+                y = self.surrogate.forward(x, parameters, grid=self.grid)
+            frames.append(y)
+            x = self.surrogate.feed(x, y) if more else x
+        return frames[-1] if last_only else torch.cat(frames, dim=1)
 
 
 def training_loss(
-    surrogate: Surrogate,
+    chain: nn.Module,
     regime: Regime,
     unroll: int,
     x: Tensor,
@@ -150,6 +165,8 @@ def training_loss(
 
     Parameters
     ----------
+    chain : nn.Module
+        A `Chain`, wrapped or not.
     x : Tensor, (B, window * C_in, *spatial)
         First frames, stacked, physical units.
     truth : Tensor, (B, F, C_out, *spatial)
@@ -168,7 +185,7 @@ def training_loss(
         Whether a sample's prediction is finite.
     """
     pushed = regime.kind == "pushforward"
-    y = predicted_frames(surrogate, x, parameters, unroll, last_only=pushed)
+    y = chain(x, parameters, unroll, last_only=pushed)
     truth = truth[:, -y.shape[1] :] if pushed else truth
     scale = scale.reshape(-1, *[1] * (y.ndim - 3))
     value = loss((y / scale).flatten(0, 1), (truth / scale).flatten(0, 1), grid)

@@ -20,16 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from opkernels.losses import Loss, rel_l2
-from opkernels.storage import read_tensors
-from opkernels.surrogate import Surrogate, save
+from opkernels.storage import read_tensors, write_tensors
+from opkernels.surrogate import Surrogate, load
+from opkernels.surrogate.files import describe, model_tensors
 from opkernels.training.batches import seed_of
-from opkernels.training.checkpoint import BEST, LAST, Progress, read_checkpoint, write_checkpoint
+from opkernels.training.checkpoint import BEST, Progress, holds_checkpoint, read_checkpoint, write_checkpoint
 from opkernels.training.options import PRECISIONS, Options
 from opkernels.training.parallel import Group
 from opkernels.training.prepare import Prepared
 from opkernels.training.records import Log, open_sinks
-from opkernels.training.regimes import predicted_frames, training_loss
+from opkernels.training.regimes import Chain, training_loss
 from opkernels.training.schedules import learning_rate
+from opkernels.training.sharding import whole
 
 __all__ = ["Run"]
 
@@ -58,6 +60,8 @@ class Run:
         self.folder, self.settings = folder, settings
         self.surrogate, self.regime = prepared.surrogate, prepared.regime
         self.model = self.surrogate.model
+        self.chain = Chain(self.surrogate, prepared.grid)
+        self.step = group.wrap(self.chain)
         self.weights = [p for p in self.model.parameters() if p.requires_grad]
         self.autocast = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
@@ -75,8 +79,7 @@ class Run:
         if self.folder and self.group.rank == 0:
             for file in self.folder.glob(".*.tmp"):  # what a killed run was writing
                 file.unlink(missing_ok=True)
-        self.group.copy_from_first(self.model)
-        if self.folder and resume and (self.folder / LAST).is_file():
+        if self.folder and resume and holds_checkpoint(self.folder):
             self.progress = read_checkpoint(self.folder, self.surrogate, self.optimizer, self.settings)
             self._check_kept(self.folder)
             if self.progress.scaler:
@@ -93,7 +96,7 @@ class Run:
             return
         raise ValueError(
             f"{folder} has lost {BEST}, the weights of epoch {kept}; put it back, or take another folder "
-            f"(the weights of epoch {now.epoch} are in {LAST}, and opkernels.load reads them)"
+            f"(the weights of epoch {now.epoch} are in the last checkpoint)"
         )
 
     def train(self, quiet: bool) -> Surrogate:
@@ -107,6 +110,9 @@ class Run:
                 show(row)
                 self._finish_epoch(row)
         log.close()
+        self.group.wait()
+        if self.group.sharded:
+            return self._put_together()
         self._take_weights()
         return self.surrogate
 
@@ -126,7 +132,7 @@ class Run:
             n = len(part)
             self._step(samples, example, unroll, n, self._rate(now.step))
             now.step, now.batch, now.examples = now.step + 1, now.batch + 1, now.examples + n
-            if len(self.pending) >= (1 if self.group.device.type == "cpu" else _CHECK_EVERY):
+            if self.group.device.type == "cpu" or len(self.pending) >= _CHECK_EVERY:
                 self._look()
                 self._stop_if_asked()
         self._look()
@@ -142,20 +148,19 @@ class Run:
     def _step(self, samples: np.ndarray, example: Tensor, unroll: int, n: int, rate: float) -> None:
         """Take one optimizer step on this process's share of a batch of n examples."""
         prepared, now = self.prepared, self.progress
-        torch.manual_seed(seed_of(self.seed, 1, now.step, self.group.rank))  # for what the model draws, such as dropout
+        torch.manual_seed(seed_of(self.seed, 1, now.step, self.group.row))  # for what the model draws, such as dropout
         x, truth = prepared.split(self._shifted(example))
         x = self._noisy(x, n)
         parameters = prepared.parameters_of(samples)
         with torch.autocast(self.group.device.type, self.autocast, enabled=self.autocast is not None):
             value, finite = training_loss(
-                self.surrogate, self.regime, unroll, x, truth, parameters, loss=self.criterion, scale=prepared.scale, grid=prepared.grid
+                self.step, self.regime, unroll, x, truth, parameters, loss=self.criterion, scale=prepared.scale, grid=prepared.grid
             )
         weight = self.group.weight(n)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(value * weight).backward()
-        self.group.average_gradients(self.weights)
+        self.scaler.scale(value * (weight * self.group.size)).backward()  # gradients are averaged over the processes
         self.pending.append((now.step, samples, (value.detach() * weight * n).to(torch.float64), finite))
-        if self.group.device.type == "cpu" and not bool(value.isfinite()):
+        if self.group.device.type == "cpu":
             self._look()  # before the weights are spoiled
         if self.options.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -177,7 +182,10 @@ class Run:
         if not self.regime.noise:
             return x
         generator = torch.Generator(x.device).manual_seed(seed_of(self.seed, 3, self.progress.step))
-        noise = torch.randn(n, *x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)[self.group.share(n)]
+        grid = self.prepared.grid
+        noise = torch.randn(n, x.shape[1], *grid.shape, generator=generator, device=x.device, dtype=x.dtype)[self.group.share(n)]
+        for a in range(grid.ndim):
+            noise = self.group.split.cut(noise, 2 + a, a)
         std = torch.tensor(self.surrogate.normalization.std * self.regime.window, dtype=x.dtype).to(x.device)  # frame by frame
         return x + self.regime.noise * std.reshape(-1, *[1] * (x.ndim - 2)) * noise
 
@@ -209,16 +217,18 @@ class Run:
         offsets = self.regime.offsets(self.regime.unroll, data.n_times)
         every = max(1, offsets[-1] - offsets[self.regime.window - 1])
         count, sums = data.count(offsets, every), torch.zeros(2, dtype=torch.float64, device=self.group.device)
-        mine = np.arange(self.group.rank, count, self.group.size)
-        parts = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        size = self.batch_size * self.group.rows
+        parts = [np.arange(i, min(i + size, count)) for i in range(0, count, size)]
+        mine = [part[self.group.share(len(part))] for part in parts]  # equally many for all rows: sharded weights are gathered together
         self.model.eval()
         with torch.no_grad():
-            for samples, example in data.batches(parts, offsets, every):
+            for part, (samples, example) in zip(parts, data.batches(mine, offsets, every), strict=True):
                 x, truth = self.prepared.split(example)
-                y = predicted_frames(self.surrogate, x, self.prepared.parameters_of(samples, validation=True), self.regime.unroll)
+                y = self.chain(x, self.prepared.parameters_of(samples, validation=True), self.regime.unroll)
                 scale = self.prepared.scale.reshape(-1, *[1] * (y.ndim - 3))
                 errors = rel_l2((y / scale).flatten(0, 1), (truth / scale).flatten(0, 1), self.prepared.grid, reduction="none")
-                sums += torch.stack([errors.sum(), torch.ones_like(errors).sum()]).to(torch.float64)
+                if self.group.weight(len(part)):
+                    sums += torch.stack([errors.sum(), torch.ones_like(errors).sum()]).to(torch.float64)
         total, n = self.group.total(sums).tolist()
         return total / n
 
@@ -248,17 +258,27 @@ class Run:
             return
         if self.folder is None:
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
-        elif self.group.rank == 0:
-            save(self.surrogate, self.folder / BEST)
+            return
+        kept = {}
+        for name, value in model_tensors(self.model).items():
+            all_of_it = whole(value)
+            if self.group.rank == 0:
+                kept[name] = all_of_it
+        if self.group.rank == 0:
+            write_tensors(self.folder / BEST, kept, describe(self.surrogate))
 
     def _checkpoint(self) -> None:
         self.progress.scaler = self.scaler.state_dict() or None
-        if self.folder and self.group.rank == 0:
-            write_checkpoint(self.folder, self.surrogate, self.optimizer, self.progress, self.settings)
+        if self.folder:
+            write_checkpoint(self.folder, self.surrogate, self.optimizer, self.progress, self.settings, self.group)
+
+    def _put_together(self) -> Surrogate:
+        """Return the surrogate of the run's files, with whole weights; a module of the user's own stays dealt out."""
+        assert self.folder is not None, "fit refuses sharded runs without a folder"
+        return load(self.folder, device=self.group.device) if describe(self.surrogate)["model"]["arguments"] is not None else self.surrogate
 
     def _take_weights(self) -> None:
         """Give the surrogate the best weights, or leave the last."""
-        self.group.wait()
         if self.keeps_last:
             return
         if self.folder is not None:
@@ -272,27 +292,27 @@ class Run:
 
     @contextlib.contextmanager
     def _interruptible(self):
-        """Let Ctrl-C end the run between two steps, with a checkpoint; a second one ends it at once."""
+        """Let Ctrl-C, or the SIGTERM of a queue, end the run between two steps, with a checkpoint; a second Ctrl-C ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.getsignal(signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def note(number, frame):
-            if self.interrupted:
+            if self.interrupted and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.interrupted = True
 
-        signal.signal(signal.SIGINT, note)
+        for number in before:
+            signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _stop_if_asked(self) -> None:
-        asked = self.interrupted
-        if self.group.size > 1:
-            asked = bool(self.group.total(torch.tensor(float(asked), device=self.group.device)))
+        asked = self.group.any(self.interrupted) if self.group.size > 1 else self.interrupted
         if asked and not self.progress.stopped:
             self._checkpoint()
             raise KeyboardInterrupt

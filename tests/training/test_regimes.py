@@ -10,7 +10,7 @@ from opkernels.losses import mse
 from opkernels.normalization import Normalization
 from opkernels.surrogate import Surrogate
 from opkernels.training.batches import Examples, seed_of
-from opkernels.training.regimes import Regime, predicted_frames, training_loss
+from opkernels.training.regimes import Chain, Regime, training_loss
 
 DOMAIN = ok.Domain.periodic(1.0)
 
@@ -35,8 +35,8 @@ X = torch.ones(2, 1, 4, dtype=torch.float64)
 
 
 def run(regime, unroll, truth, s):
-    scale = torch.tensor([2.0], dtype=torch.float64)
-    value, finite = training_loss(s, regime, unroll, X, truth, None, loss=mse, scale=scale, grid=DOMAIN.grid(4))
+    scale, grid = torch.tensor([2.0], dtype=torch.float64), DOMAIN.grid(4)
+    value, finite = training_loss(Chain(s, grid), regime, unroll, X, truth, None, loss=mse, scale=scale, grid=grid)
     value.backward()
     return value.item(), s.model.a.grad.item(), finite
 
@@ -56,9 +56,10 @@ def test_pushforward_compares_the_last_frame_and_differentiates_the_last_call():
 
 def test_bundled_frames_come_from_one_call():
     s = surrogate(bundle=2)
-    frames = predicted_frames(s, X, None, 2)
+    chain = Chain(s, DOMAIN.grid(4))
+    frames = chain(X, None, 2)
     assert frames[0, :, 0, 0].tolist() == [3.0, 6.0, 18.0, 36.0]
-    last = predicted_frames(s, X, None, 2, last_only=True)
+    last = chain(X, None, 2, last_only=True)
     assert last[0, :, 0, 0].tolist() == [18.0, 36.0] and last.requires_grad
 
 
@@ -138,6 +139,7 @@ def test_a_training_loss_runs_on_fake_cuda_without_mixing_devices():
         model = ok.models.FNO(domain, 2, 2, n_modes=(3, 3), hidden_channels=4, n_layers=1, n_parameters=1)
         s = Surrogate(model, domain, ("u", "v"), ("u", "v"), one, one, "increment", dt=0.5, parameters=scaling)
         x, truth, p = torch.empty(2, 2, 8, 10), torch.empty(2, 3, 2, 8, 10), torch.empty(2, 1)
-        value, finite = training_loss(s, Regime("unrolled", 3), 3, x, truth, p, loss=mse, scale=torch.ones(2), grid=domain.grid(8, 10))
+        grid, scale = domain.grid(8, 10), torch.ones(2)
+        value, finite = training_loss(Chain(s, grid), Regime("unrolled", 3), 3, x, truth, p, loss=mse, scale=scale, grid=grid)
         assert value.device.type == finite.device.type == "cuda"
         assert s.forward(x, p, output_shape=(16, 20)).device.type == "cuda"

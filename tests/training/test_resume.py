@@ -1,4 +1,4 @@
-"""A run killed at any moment resumes to the same bits; two processes take the steps of one."""
+"""A run killed at any moment resumes to the same bits."""
 
 import contextlib
 import json
@@ -62,16 +62,10 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def start(script, *arguments, launcher=()):
-    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
+def start(script, *arguments):
+    command = [sys.executable, str(script), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
 
 
 def final(folder):
@@ -129,20 +123,6 @@ def assert_same_run(whole, cut, epochs, same_weights):
         del row["seconds"]
     assert rows[0] == rows[1] and len(rows[0]) == epochs
     assert sorted(p.name for p in cut.iterdir()) == ["best.safetensors", "last.safetensors", "log.csv", "log.jsonl"]
-
-
-@pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    """14 samples, 11 to train on: the last batch of an epoch is smaller than the others, and odd."""
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    finish(start(script, tmp_path / "one", "float64", "plain"))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    finish(start(script, tmp_path / "two", "float64", "plain", launcher=launcher))
-    (one, told), (two, said) = final(tmp_path / "one"), final(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-6, atol=1e-9)
-    assert said["best"] == pytest.approx(told["best"], rel=1e-6) and said["step"] == told["step"]
 
 
 def test_shares_of_a_batch_add_up():

@@ -9,6 +9,7 @@ from torch import nn
 
 import opkernels as ok
 from opkernels.cli import main
+from opkernels.domains import Whole
 from opkernels.models import FactFormer
 from opkernels.training import Options, Regime
 from opkernels.training.build import build_model, load_run
@@ -77,6 +78,7 @@ def test_frames_are_stacked_oldest_first_with_the_fields_of_a_frame_together():
         "target": None,
         "shifts": False,
         "memory": None,
+        "split": Whole(),
     }
     regime = Regime("bundled", bundle=2, window=3, stride=1)
     p = prepare(nn.Conv1d(6, 2, 1), data, regime=regime, dtype=torch.float32, device=torch.device("cpu"), **chosen)
