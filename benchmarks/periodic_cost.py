@@ -160,7 +160,7 @@ def merged(old: list | None, new: list) -> list:
 
 
 def main(peer: str, rounds: int, only: str) -> None:
-    results = {}
+    results = json.loads(RESULTS.read_text())["results"] if only else {}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         for name in (name for name in PROBLEMS if name.startswith(only)):
@@ -176,8 +176,7 @@ def main(peer: str, rounds: int, only: str) -> None:
                 print(f"{name}, batch {batch}: {told}")
                 for contender, table in rows.items():
                     print(f"  {contender:8s}" + "   ".join(f"{n} -> {error:.1e}, {1e3 * t:.2f} ms" for n, error, t in table))
-    if not only:
-        RESULTS.write_text(json.dumps({"target": TARGET, "results": results}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"target": TARGET, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -188,6 +187,6 @@ if __name__ == "__main__":
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--peer", default=sys.executable, help="interpreter that can import exponax")
         parser.add_argument("--rounds", type=int, default=3)
-        parser.add_argument("--only", default="", help="problems whose name begins so; writes no file")
+        parser.add_argument("--only", default="", help="problems whose name begins so; the others keep their stored results")
         options = parser.parse_args()
         main(options.peer, options.rounds, options.only)
