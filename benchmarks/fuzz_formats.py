@@ -152,7 +152,7 @@ def distort_mat(path: Path, numbers: np.random.Generator) -> None:
 
     found = {name: value for name, value in loadmat(path).items() if name[0] != "_"}
     name = list(found)[int(numbers.integers(len(found)))]
-    cell = np.empty((2, 2), dtype=object)
+    cell = np.array([[np.zeros(3), "text"], [1.0, np.zeros((2, 0))]], dtype=object)
     odd = (strange(numbers), cell, {"field": np.zeros(3)}, "text", np.zeros((0, 5)))[int(numbers.integers(5))]
     savemat(path, {**found, name: odd}, do_compression=bool(numbers.integers(2)))
 

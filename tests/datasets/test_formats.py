@@ -402,6 +402,58 @@ def test_mistakes_are_one_sentence(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "other.h5", "text"]
 
 
+def test_what_the_wells_reader_asks_for_is_there(tmp_path):
+    """Its documented layout, and the traps of its reader: masks true at the ends, tensors with two axes, every attribute."""
+    OURS["flow"].save(tmp_path / "a.nc")
+    convert(tmp_path / "a.nc", tmp_path / "flow.hdf5", "the_well")
+    with h5py.File(tmp_path / "flow.hdf5") as file:
+        assert {"dimensions", "boundary_conditions", "scalars", "t0_fields", "t1_fields", "t2_fields"} == set(file)
+        told = {name: file.attrs[name] for name in ("dataset_name", "grid_type", "n_spatial_dims", "n_trajectories")}
+        assert told == {"dataset_name": "flow", "grid_type": "cartesian", "n_spatial_dims": 2, "n_trajectories": 3}
+        assert list(file["dimensions"].attrs["spatial_dims"]) == ["x", "y"] and file["dimensions/time"].dtype == "f4"
+        assert list(file["t0_fields"].attrs["field_names"]) == ["density", "forcing"] and list(file["t2_fields"]) == []
+        assert file["t1_fields/velocity"].shape == (3, 3, 8, 6, 2) and file["t0_fields/forcing"].shape == (3, 8, 6)
+        kinds = {name: str(item.attrs["bc_type"]) for name, item in file["boundary_conditions"].items()}
+        assert kinds == {"x_periodic": "PERIODIC", "y_wall": "WALL"}
+        assert all(item["mask"][0] and item["mask"][-1] for item in file["boundary_conditions"].values())
+        for name in ("dimensions/time", "dimensions/x", "dimensions/y", "scalars/viscosity", "scalars/seed", "t0_fields/density"):
+            assert {"sample_varying", "time_varying"} <= set(file[name].attrs), name
+        assert file["t0_fields/density"].attrs["dim_varying"].tolist() == [True, True]
+        assert list(file.attrs["simulation_parameters"]) == ["seed"] and file.attrs["seed"] == 7
+        assert list(file["scalars"].attrs["field_names"]) == ["viscosity", "seed"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_wells_own_reader_reads_ours(tmp_path):
+    well = pytest.importorskip("the_well.data")
+    from the_well.data.normalization import ZScoreNormalization
+
+    from opkernels.datasets.formats.the_well import read_the_well, write_statistics, write_the_well
+
+    numbers = np.random.default_rng(1)
+    fields = {name: numbers.standard_normal((3, 5, 8, 6)).astype("f4") for name in ("density", "velocity_x", "velocity_y")}
+    fields["forcing"] = numbers.standard_normal((3, 8, 6)).astype("f4")
+    data = Trajectories.from_arrays(fields, MIXED, 0.5 * np.arange(5), {"viscosity": np.array([0.1, 0.2, 0.3])})
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    file = tmp_path / "data" / "train" / "flow.hdf5"
+    write_the_well(data, file)
+    write_statistics(read_the_well(file), tmp_path / "stats.yaml")
+    options = {"path": str(tmp_path), "well_split_name": "train", "n_steps_input": 2, "n_steps_output": 1}
+    item = well.WellDataset(**options)[4]  # the second window of the second sample
+    assert torch.equal(item["input_fields"][..., 0], torch.from_numpy(fields["density"][1, 1:3]))
+    assert torch.equal(
+        item["output_fields"][0, ..., 1:], torch.from_numpy(np.stack([fields["velocity_x"], fields["velocity_y"]], -1)[1, 3])
+    )
+    assert torch.equal(item["constant_fields"][..., 0], torch.from_numpy(fields["forcing"][1]))
+    assert item["boundary_conditions"].tolist() == [[2, 2], [0, 0]] and item["constant_scalars"].tolist() == [0.2]
+    np.testing.assert_allclose(item["space_grid"].numpy(), np.moveaxis(data.grid.coordinates().numpy(), 0, -1), atol=1e-6)
+    seen = well.WellDataset(**options).to_xarray(backend="numpy")
+    assert np.array_equal(seen["velocity"].sel(i="y").values, fields["velocity_y"]) and seen["density"].dims == ("sample", "time", "x", "y")
+    scaled = well.WellDataset(**options, use_normalization=True, normalization_type=ZScoreNormalization)[0]["input_fields"][..., 0]
+    expected = (fields["density"][0, :2] - fields["density"].mean()) / fields["density"].std()
+    np.testing.assert_allclose(scaled.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     import shutil
     from collections import namedtuple
