@@ -18,7 +18,7 @@
 Spectral in space: spherical harmonics of degree l <= T, with T such that products of two fields are free of aliasing,
 T = min((2 n_lat - 1)//3, (n_lon - 1)//3) on Gauss latitudes and (n_lat - 1)//3 for the first on equiangular ones. The wind follows from
 ψ = Δ⁻¹ζ and χ = Δ⁻¹δ; the fluxes are differentiated by moving the derivative onto the harmonics, so that nothing is
-divided by cos(lat) and the mean of Φ' is conserved to the bit.
+divided by cos(lat), and a step leaves the mean of Φ' as it is.
 
 The linear waves of each degree, ω_l = √(λ_l Φ̄), turn in characteristic variables into phases,
 
@@ -231,10 +231,14 @@ class ShallowWaterSphere(SpectralSolver):
         return harmonics.synthesize(torch.stack([phi, zeta, delta], dim=1), grid)
 
     def energy(self, u: Tensor) -> Tensor:
-        """Return the energy over density and area, ⟨h |u|²/2 + g h (h/2 + h_s)⟩ in m³/s², of states (B, ..., 3, lat, lon): (B, ...)."""
+        """Return the energy over density and area, ⟨h |u|²/2 + g h (h/2 + h_s)⟩ in m³/s², of states (B, ..., 3, lat, lon): (B, ...).
+
+        It is kept up to the error of the steps, the ground being the one that the solver sees, of degrees up to T.
+        """
+        grid, harmonics = self._transform(u)
         depth, kinetic = self.depth(u), self.wind(u).square().sum(dim=-3, keepdim=True) / 2
-        height = depth / 2 + self._on_grid("orography", u)
-        return self._mean(depth * (kinetic + self._shaped("gravity", u) * height))
+        ground = harmonics.synthesize(harmonics.analyze(self._on_grid("orography", u), grid), grid)
+        return self._mean(depth * (kinetic + self._shaped("gravity", u) * (depth / 2 + ground)))
 
     def potential_enstrophy(self, u: Tensor) -> Tensor:
         """Return ⟨(ζ + f)²/(2 h)⟩ in 1/(m s²) of states (B, ..., 3, lat, lon): (B, ...)."""
