@@ -146,7 +146,7 @@ class Chain(nn.Module):
                 y = self.surrogate.forward(x, parameters, grid=self.grid)
             frames.append(y)
             x = self.surrogate.feed(x, y) if more else x
-        return frames[-1] if last_only else torch.cat(frames, dim=1)
+        return torch.cat(frames[-1:] if last_only else frames, dim=1)
 
 
 def training_loss(

@@ -218,6 +218,7 @@ def test_torchrun_tells_of_a_killed_process_and_the_command_goes_on_alone(place,
 def test_what_does_not_fit_is_refused():
     from opkernels.training.options import Distributed, Options
     from opkernels.training.parallel import Group, _split
+    from opkernels.training.prepare import _check_split
 
     assert (
         read_config({"data": {"path": "a.nc"}, "model": {"name": "FNO", "n_modes": [4]}, "distributed": {"domain": 2}}).distributed.domain
@@ -228,4 +229,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="got distributed.domain=3 for 4 processes; start a multiple of it"):
         _split(3, 4, torch.device("cpu"))
     assert Options(distributed=Distributed(2, True)).distributed.sharded
+    with pytest.raises(ValueError, match="Linear.forward takes no grid, and cannot know that its field is split"):
+        _check_split(torch.nn.Linear(1, 1), False)
+    with pytest.raises(ValueError, match="shifts=True moves samples from one process to another"):
+        _check_split(ok.models.FNO(ok.Domain.periodic(1.0), 1, 1, n_modes=(2,), hidden_channels=2), True)
     assert Group(0, 1, torch.device("cpu")).wrap(module := torch.nn.Linear(1, 1)) is module
