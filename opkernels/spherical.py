@@ -32,8 +32,9 @@ by cos(phi), so that rows at the poles hold the limit. All sums over l and over 
 batch and the real and imaginary parts as columns. P_lm is even or odd across the equator as l + m is, so only the northern rows
 are stored and multiplied, even and odd degrees apart: half the work and half the memory.
 
-Tables are built in float64. P takes 4 (T + 1)^2 nlat bytes and (Q, D) twice as much, half of that in float32: with nlat = 3 (T + 1)/2
-together 5.6 MB at T = 42, 45 MB at T = 85, 360 MB at T = 170, 2.9 GB at T = 341.
+Tables are built in float64. Blocks of orders m hold little more than l = m .. T, so that P takes about 4 (T + 1)^2 nlat/2 bytes in float64,
+(Q, D) twice as much, and half of that in float32: with nlat = 3 (T + 1)/2, together 1.5 MB at T = 42, 7.8 MB at 85, 52 MB at 170 and
+0.41 GB at 341.
 
 References
 ----------
@@ -180,6 +181,12 @@ class Harmonics:
         grown = self.degree + 1 - z.shape[-1]
         return torch.nn.functional.pad(z.mT, (0, grown, 0, grown)).mT
 
+    def table_numbers(self, nlat: int) -> tuple[int, int]:
+        """Return how many numbers the scalar and the vector tables hold for grids of `nlat` rows."""
+        blocks = ((stop - first) * 2 * _pairs(self.degree - first) for first, stop in _blocks(self.degree))
+        scalar = sum(blocks) * ((nlat + 1) // 2)
+        return scalar, 2 * scalar
+
     # -- inside
 
     def _inverse_eigenvalues(self, z: Tensor) -> Tensor:
@@ -233,6 +240,7 @@ class Harmonics:
         nlat, nlon = grid.shape
         even, odd = rows.unbind(1)
         rows = torch.cat([even + odd, (even - odd)[:, : nlat // 2].flip(1)], dim=1)
+        rows[0, :, 1::2] = 0  # no imaginary part of m = 0: not every inverse FFT ignores it
         rows = torch.view_as_complex(rows.unflatten(2, (-1, 2))).transpose(1, 2).flatten(1)
         x = torch.fft.irfft(rows.T.contiguous(), n=nlon, norm="forward")  # transposed in two steps: one of three axes is slow on CPUs
         return x.reshape(-1, *batch, nlat, nlon)
@@ -252,8 +260,7 @@ class Harmonics:
     def _coefficients(self, columns: Tensor, batch: tuple[int, ...]) -> Tensor:
         """Undo `_columns`: (F, *batch, l, m)."""
         size, k = self.degree + 1, _pairs(self.degree)
-        z = torch.view_as_complex(columns.unflatten(3, (-1, 2)))
-        z = torch.stack([z[:, 0], z[:, 1]], dim=-1).permute(2, 0, 1, 3).reshape(-1, size * 2 * k)
+        z = torch.view_as_complex(columns.unflatten(3, (-1, 2))).transpose(1, 2).flatten(0, 2).T.contiguous()
         z = z[:, : size * (2 * k - 1)].unflatten(1, (size, 2 * k - 1))[..., :size]
         return z.reshape(-1, *batch, size, size).mT
 
