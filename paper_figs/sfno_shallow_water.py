@@ -4,10 +4,12 @@
 
 Random flows in balance on the Earth (recipe shallow_water_sphere), winds of 20 m/s in vortices of degree 6, which roll up within two
 days. Solved at 64 x 128 (degree 42): 20 trajectories of 16 steps are learned at 32 x 64, where they are truncated at degree 31, and 8
-others asked for at 32 x 64 and 64 x 128: the same functions, under one normalization. Every model keeps the degrees up to 21 and sees
-the same batches; "SFNO, as long" trains for about as much CPU time as LocalNO, "SFNO without axis" has weights that commute with all
-rotations, and so with mirrors. Error: relative L2 by quadrature, of one step and of two days (16 steps), mean over the three fields and
-the test set; "standing still" predicts no change. Widths, epochs and the learning rate are usual ones, not tuned.
+others asked for at 32 x 64 and 64 x 128: the same functions, under one normalization. The fields are geopotential and vorticity; the
+divergence of these flows, a hundredth of the vorticity, would be most of a loss that counts normalized fields alike. Every model keeps
+the degrees up to 21 and sees the same batches; "SFNO, as long" trains for about as much CPU time as LocalNO, "SFNO without axis" has
+weights that commute with all rotations, and so with mirrors. Error: relative L2 by quadrature, of one step and of two days (16 steps),
+mean over both fields and the test set; "standing still" predicts no change. Widths, epochs and the learning rate are usual ones, not
+tuned.
 
 Each finished (model, seed) is written to sfno_shallow_water.json at once and skipped on a restart.
 
@@ -28,20 +30,20 @@ from opkernels.training import Options
 SIZES = {"n_modes": 21, "hidden_channels": 20, "n_layers": 4}
 EPOCHS = 16
 CELLS = {  # name: (model of a sphere, epochs)
-    "SFNO": (lambda s: SFNO(s, 3, 3, **SIZES), EPOCHS),
-    "SFNO, as long": (lambda s: SFNO(s, 3, 3, **SIZES), 28),
-    "SFNO without axis": (lambda s: SFNO(s, 3, 3, symmetry="sphere", **SIZES), EPOCHS),
-    "LocalNO": (lambda s: LocalNO(s, 3, 3, **SIZES), EPOCHS),
-    "without differential": (lambda s: LocalNO(s, 3, 3, branches=("spectral", "integral"), **SIZES), EPOCHS),
-    "without integral": (lambda s: LocalNO(s, 3, 3, branches=("spectral", "differential"), **SIZES), EPOCHS),
+    "SFNO": (lambda s: SFNO(s, 2, 2, **SIZES), EPOCHS),
+    "SFNO, as long": (lambda s: SFNO(s, 2, 2, **SIZES), 28),
+    "SFNO without axis": (lambda s: SFNO(s, 2, 2, symmetry="sphere", **SIZES), EPOCHS),
+    "LocalNO": (lambda s: LocalNO(s, 2, 2, **SIZES), EPOCHS),
+    "without differential": (lambda s: LocalNO(s, 2, 2, branches=("spectral", "integral"), **SIZES), EPOCHS),
+    "without integral": (lambda s: LocalNO(s, 2, 2, branches=("spectral", "differential"), **SIZES), EPOCHS),
 }
-FIELDS = ("geopotential", "vorticity", "divergence")
+FIELDS = ("geopotential", "vorticity")
 RESULTS = Path(__file__).with_suffix(".json")
 
 
 def errors_of(surrogate, test, n):
-    """Return the relative errors of the fields of one step, of sixteen, and of standing still for one step, at n x 2 n."""
-    u, grid = test.at(n, 2 * n).read(), test.domain.grid(n, 2 * n)
+    """Return the relative errors of the fields after one step, after all steps, and of standing still for one, at n x 2 n."""
+    u, grid = test.at(n, 2 * n).read(fields=FIELDS), test.domain.grid(n, 2 * n)
     before, after = u[:, :-1].flatten(0, 1), u[:, 1:].flatten(0, 1)
     answers = {
         "step": (torch.cat([surrogate.predict(part) for part in before.split(16)]), after),
@@ -58,7 +60,7 @@ def run(build, epochs, seed, data, test):
     """Train one model at 32 x 64 and return its errors and what they cost."""
     torch.manual_seed(seed)
     model, start = build(data.domain), time.process_time()
-    options = {"validation": 0.0, "batch_size": 16, "lr": 5e-3, "options": Options(keep="last"), "quiet": True}
+    options = {"inputs": FIELDS, "validation": 0.0, "batch_size": 8, "lr": 1e-2, "options": Options(keep="last"), "quiet": True}
     surrogate = ok.fit(model, data, epochs=epochs, seed=seed, **options)
     seconds = time.process_time() - start
     errors = {str(n): errors_of(surrogate, test, n) for n in (32, 64)}
