@@ -3,7 +3,7 @@
 from opkernels.training.coefficient_space import CoefficientFit, fit_coefficients
 from opkernels.training.config import Config, read_config
 from opkernels.training.loop import fit
-from opkernels.training.options import Options
+from opkernels.training.options import Distributed, Options
 from opkernels.training.regimes import Regime
 
-__all__ = ["CoefficientFit", "Config", "Options", "Regime", "fit", "fit_coefficients", "read_config"]
+__all__ = ["CoefficientFit", "Config", "Distributed", "Options", "Regime", "fit", "fit_coefficients", "read_config"]

@@ -11,9 +11,8 @@ from torch import nn
 import opkernels as ok
 from opkernels.normalization import Normalization
 from opkernels.surrogate import Surrogate
-from opkernels.training import Options, fit
+from opkernels.training import Distributed, Options, fit
 from opkernels.training.checkpoint import Progress, holds_checkpoint, read_checkpoint, write_checkpoint
-from opkernels.training.options import Distributed
 from opkernels.training.parallel import Group
 from opkernels.training.sharding import load_shards, part_of, save_shards, shard, whole
 

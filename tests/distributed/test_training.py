@@ -19,7 +19,7 @@ import torch
 
 import opkernels as ok
 from opkernels.cli import main
-from opkernels.training import read_config
+from opkernels.training import Distributed, Options, read_config
 from opkernels.training.checkpoint import holds_checkpoint
 
 SCRIPT = textwrap.dedent(
@@ -27,8 +27,7 @@ SCRIPT = textwrap.dedent(
     import faulthandler, json, os, sys
     import numpy as np, torch, opkernels as ok
     import torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor  # once, before there are children
-    from opkernels.training import Options, Regime, fit
-    from opkernels.training.options import Distributed
+    from opkernels.training import Distributed, Options, Regime, fit
 
     torch.set_num_threads(1)
     calls, stop_at, number = 0, None, None
@@ -216,7 +215,6 @@ def test_torchrun_tells_of_a_killed_process_and_the_command_goes_on_alone(place,
 
 
 def test_what_does_not_fit_is_refused():
-    from opkernels.training.options import Distributed, Options
     from opkernels.training.parallel import Group, _split
     from opkernels.training.prepare import _check_split
 
