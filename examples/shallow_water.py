@@ -64,4 +64,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A jet on the globe rolls up.")
     parser.add_argument("--picture", default="", help="write a picture here, from a finer grid")
     picture = parser.parse_args().picture
-    main(*(((128, 256), 6.0) if picture else ()), picture=picture)
+    if picture:
+        main((128, 256), 6.0, picture)
+    else:
+        main()

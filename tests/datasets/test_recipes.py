@@ -178,7 +178,8 @@ def test_a_scalar_in_a_stirred_flow_is_what_its_solvers_make():
     other = read_recipe(STIRRED | {"seed": 6})
     assert (solve_samples(other, range(3))["vorticity"] - fields["vorticity"]).abs().max() > 0.1
     stirring = solvers.RingForcing(rate=0.3, wavenumber=3.0, interval=0.05, seed=_stream(5, "flow.stirring"))
-    flow = solvers.NavierStokes2D(recipe.domain, viscosity=torch.from_numpy(nu), stirring=stirring)
+    domain: Any = recipe.domain
+    flow = solvers.NavierStokes2D(domain, viscosity=torch.from_numpy(nu), stirring=stirring)
     solver = solvers.ScalarTransport2D(flow, diffusivity=0.01, mean_gradient=(1, 0))
     expected = solver.solve(torch.zeros(3, 2, 16, 16, dtype=torch.float64), [0.2], dt=0.05)
     np.testing.assert_allclose(fields["scalar"], expected[:, :, 1], rtol=0, atol=1e-12)
