@@ -8,7 +8,7 @@ wrong shapes and types, or are pickles that would run code. What comes of the co
 | refused   | a ValueError in one sentence that names the file                              |
 | read      | converted: the damage lies in the numbers, or nowhere that matters            |
 | crashed   | the library that reads the file took its process down                         |
-| hung      | the library went round in circles: no answer in 4 seconds                     |
+| hung      | the library went round in circles: no answer in 10 seconds                    |
 | traceback | any other error, or more than one line                                        |
 
 Crashes and endless loops of HDF5 are beyond a caller in the same process; ``opkernels convert`` works in another one. Each such
@@ -18,22 +18,26 @@ file, the first three of a kind, is given to it too: "answered" counts those to 
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pickle
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 KINDS = ("native", "pdebench", "the_well", "pdearena", "mat", "mat73", "neuralop", "lagrangebench")
 RESULTS = Path(__file__).parent / "results" / "fuzz_formats.json"
-WAIT = 4.0
+WAIT = 10.0
 MEMORY = 12 << 30  # address space of the process that converts
 
 
@@ -180,66 +184,57 @@ def distort_pt(path: Path, way: str, numbers: np.random.Generator, sentinel: Pat
 
 
 def serve() -> None:
-    """Convert the files named on standard input, one a line, and say what came of each."""
-    import warnings
-
+    """Convert the files named on standard input, one a line, each in a fork of this process, and say what came of each."""
     from opkernels.datasets.formats.conversion import convert
 
-    warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("ready", flush=True)
     for line in sys.stdin:
         path, out, to = line.rstrip("\n").split("\t")
-        try:
-            convert(path, out, to)
-            said = "read"
-        except ValueError as error:
-            one = str(error) and "\n" not in str(error) and (Path(path).name in str(error) or Path(out).name in str(error))
-            said = "refused" if one else f"traceback {error!r}"
-        except BaseException as error:
-            said = f"traceback {error!r}"
-        print(f"said {' '.join(said.split())}", flush=True)
+        source, sink = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(sink, said(convert, path, out, to).encode()[:4000])
+            os._exit(0)
+        os.close(sink)
+        quiet = not select.select([source], [], [], WAIT)[0]
+        if quiet:
+            os.kill(child, signal.SIGKILL)
+        word = os.read(source, 4096).decode(errors="replace")
+        os.close(source)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("hung" if quiet else word or f"crashed {status}", flush=True)
 
 
-class Converter:
-    """A process that converts, started again when a file takes it down."""
+def said(convert, path: str, out: str, to: str) -> str:
+    """Convert one file and return the outcome, in one line."""
+    warnings.simplefilter("ignore")
+    try:
+        convert(path, out, to)
+        return "read"
+    except ValueError as error:
+        one = str(error) and "\n" not in str(error) and (Path(path).name in str(error) or Path(out).name in str(error))
+        return "refused" if one else f"traceback {error!r}"
+    except BaseException as error:
+        return " ".join(f"traceback {error!r}".split())
 
-    def __init__(self):
-        self.process = None
 
-    def ask(self, path: Path, out: Path, to: str) -> str:
-        """Return the outcome for one file."""
-        if self.process is None:
-            command = [sys.executable, __file__, "--serve"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            assert self.process.stdout and self.process.stdout.readline() == b"ready\n", "the converter does not start"
-        process = self.process
-        assert process.stdin and process.stdout
-        process.stdin.write(f"{path}\t{out}\t{to}\n".encode())
-        process.stdin.flush()
-        end = time.monotonic() + WAIT
-        while True:
-            if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                self.stop()
-                return "hung"
-            line = process.stdout.readline().decode()
-            if line.startswith("said "):
-                return line[5:].strip()
-            if not line:
-                code = process.wait()
-                self.process = None
-                return f"crashed {code}"
+@contextlib.contextmanager
+def converter():
+    """Give a function (path, out, to) -> outcome, answered by a process of its own."""
+    command = [sys.executable, __file__, "--serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == "ready\n", "the converter does not start"
+        asked, answers = process.stdin, process.stdout
 
-    def stop(self) -> None:
-        """End the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe:
-                    pipe.close()
-            self.process = None
+        def ask(path: Path, out: Path, to: str) -> str:
+            asked.write(f"{path}\t{out}\t{to}\n")
+            asked.flush()
+            return answers.readline().strip()
+
+        yield ask
+        asked.close()
 
 
 def answered(path: Path, out: Path) -> bool:
@@ -252,9 +247,9 @@ def answered(path: Path, out: Path) -> bool:
 def fuzz(files: int, kinds=KINDS, seed: int = 0, report=print, check: int = 3) -> dict:
     """Return the counts of outcomes by kind, and the files with an outcome that should not be."""
     counts: dict = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, converter() as ask:
         folder = Path(place)
-        sentinel, good, converter = folder / "ran", originals(folder), Converter()
+        sentinel, good = folder / "ran", originals(folder)
         for kind in kinds:
             found: dict = {
                 "files": files,
@@ -274,7 +269,7 @@ def fuzz(files: int, kinds=KINDS, seed: int = 0, report=print, check: int = 3) -
                 target = folder / f"damaged-{kind}-{at}"
                 way = damaged(source, target, numbers, sentinel)
                 before = time.monotonic()
-                outcome = converter.ask(target, folder / "out", "pdebench" if kind == "native" and at % 2 else "native")
+                outcome = ask(target, folder / "out", "pdebench" if kind == "native" and at % 2 else "native")
                 slowest = max(slowest, time.monotonic() - before) if at else 0.0
                 word = outcome.split()[0]
                 found[word] += 1
@@ -291,7 +286,6 @@ def fuzz(files: int, kinds=KINDS, seed: int = 0, report=print, check: int = 3) -
                 f"{kind:<14}"
                 + "  ".join(f"{name} {found[name]}" for name in ("refused", "read", "crashed", "hung", "answered", "traceback", "code_run"))
             )
-        converter.stop()
         counts["left_behind"] = sorted(path.name for path in folder.glob(".*"))
     return counts
 
@@ -306,10 +300,10 @@ def main() -> None:
     if arguments.serve:
         serve()
         return
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for kind in arguments.kinds:
-        before |= fuzz(arguments.files, [kind], arguments.seed)
-        RESULTS.write_text(json.dumps(before, indent=1))
+        found = fuzz(arguments.files, [kind], arguments.seed)
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(known | found, indent=1))
 
 
 if __name__ == "__main__":
