@@ -21,6 +21,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ from opkernels.sphere import Sphere, SphereGrid
 from opkernels.spherical import Harmonics
 
 __all__ = ["certify"]
+
+_AnyGrid = Grid | SphereGrid
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def certify(
     order: float | None = None,
     equivariant: bool = False,
     parameters: Tensor | None = None,
-    function: Callable[[Grid], Tensor] | None = None,
+    function: Callable[[Any], Tensor] | None = None,
     seed: int = 0,
 ) -> Report:
     """Test whether a module acts on functions: one input function, many grids, the same weights.
@@ -211,7 +214,7 @@ def certify(
 class _Probe:
     """A copy of a module in evaluation mode and a given precision, with the function it is asked about."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, parameters: Tensor | None, function: Callable[[Grid], Tensor]):
+    def __init__(self, module: nn.Module, dtype: torch.dtype, parameters: Tensor | None, function: Callable[[Any], Tensor]):
         self.module = copy.deepcopy(module).eval()
         wide = torch.complex128 if dtype == torch.float64 else torch.complex64
         for tensor in [*self.module.parameters(), *self.module.buffers()]:
@@ -226,7 +229,7 @@ class _Probe:
         self.options = {} if parameters is None else {"parameters": parameters.to(**self.kind, copy=True)}
         self.function = function
 
-    def call(self, x: Tensor, grid: Grid) -> Tensor:
+    def call(self, x: Tensor, grid: _AnyGrid) -> Tensor:
         """Run the module on samples x (1, C, *grid.shape), differentiably."""
         options = {"grid": grid} if "grid" in self.accepted else {}
         y = self.module(x.to(**self.kind), **options, **self.options)
@@ -238,12 +241,12 @@ class _Probe:
         return y
 
     @torch.no_grad()
-    def __call__(self, grid: Grid) -> Tensor:
+    def __call__(self, grid: _AnyGrid) -> Tensor:
         """Return the output for the function on a grid, in float64 on the host."""
         return self.call(self.function(grid), grid).to("cpu", torch.float64)
 
 
-def _check(module: nn.Module, domain: Domain, dtype: torch.dtype, tolerance: float | None, order: float | None) -> None:
+def _check(module: nn.Module, domain: Domain | Sphere, dtype: torch.dtype, tolerance: float | None, order: float | None) -> None:
     if not isinstance(module, nn.Module):
         raise ValueError(f"certify got a {type(module).__name__} to examine; give a torch.nn.Module")
     if not isinstance(domain, Sphere) and (not isinstance(domain, Domain) or domain.ndim not in _PLANS):
@@ -256,9 +259,10 @@ def _check(module: nn.Module, domain: Domain, dtype: torch.dtype, tolerance: flo
         raise ValueError("certify fits orders in 1-D and 2-D and float64 only; give a tolerance instead")
 
 
-def _error(y: Tensor, output: Tensor, reference: Grid | SphereGrid, grid: Grid | SphereGrid) -> float:
-    if isinstance(grid, SphereGrid):
+def _error(y: Tensor, output: Tensor, reference: _AnyGrid, grid: _AnyGrid) -> float:
+    if isinstance(grid, SphereGrid) and isinstance(reference, SphereGrid):
         return _error_on_sphere(y, output, reference, grid)
+    assert isinstance(grid, Grid) and isinstance(reference, Grid)
     truth = values_at(output, reference, grid)
     weights = grid.weights(dtype=torch.float64)
     axes = tuple(range(2, truth.ndim))
@@ -301,7 +305,7 @@ def _fit_order(sizes: Sequence[int], errors: Sequence[float], finest: int) -> tu
     return float(p[best]), float(residual[best].mean().exp())
 
 
-def _equivariance(probe: _Probe, grid: Grid | SphereGrid) -> float | None:
+def _equivariance(probe: _Probe, grid: _AnyGrid) -> float | None:
     """Relative change when shifted by a few steps along every periodic axis; on a sphere, when turned about its axis."""
     axes = [1] if isinstance(grid, SphereGrid) else [a for a, axis in enumerate(grid.domain.axes) if axis.periodic]
     if not axes:
@@ -315,7 +319,7 @@ def _equivariance(probe: _Probe, grid: Grid | SphereGrid) -> float | None:
     return float((shifted - y.roll(steps, dims)).norm() / deviation.norm())
 
 
-def _idle(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> tuple[tuple[str, ...], dict[str, float]]:
+def _idle(probe: _Probe, grid: _AnyGrid, in_channels: int, seed: int) -> tuple[tuple[str, ...], dict[str, float]]:
     """Parameter tensors whose zeroing changes nothing or that get no gradient, and shares of entries without one."""
     generator = torch.Generator().manual_seed(seed + 1)
     x = torch.randn(1, in_channels, *grid.shape, generator=generator, dtype=torch.float64)
@@ -334,7 +338,7 @@ def _idle(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> tuple[tuple
 
 
 @torch.no_grad()
-def _responds(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> bool:
+def _responds(probe: _Probe, grid: _AnyGrid, in_channels: int, seed: int) -> bool:
     """Whether a second input changes the output beyond rounding."""
     generator = torch.Generator().manual_seed(seed + 2)
     x = torch.randn(1, in_channels, *grid.shape, generator=generator, dtype=torch.float64)
@@ -344,7 +348,7 @@ def _responds(probe: _Probe, grid: Grid, in_channels: int, seed: int) -> bool:
 
 
 @torch.no_grad()
-def _acts(probe: _Probe, x: Tensor, grid: Grid, y: Tensor, parameter: nn.Parameter) -> bool:
+def _acts(probe: _Probe, x: Tensor, grid: _AnyGrid, y: Tensor, parameter: nn.Parameter) -> bool:
     """Whether another value of one parameter tensor (zero; where it is zero, unequal numbers) changes the output beyond rounding."""
     # In place, so that what a module keeps of its weights sees a new version.
     kept = parameter.clone()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
 from opkernels.resample import _dirichlet, _legendre
-from opkernels.sphere import Sphere, SphereGrid
+from opkernels.sphere import Sphere
 from opkernels.spherical import Harmonics
 
 __all__ = ["random_function", "values_at"]
@@ -20,7 +21,7 @@ _STENCIL = 12  # samples of the local polynomials on wall axes
 
 def random_function(
     domain: Domain | Sphere, channels: int, *, k_max: int = 3, seed: int = 0, walls: str = "polynomials"
-) -> Callable[[Grid], Tensor]:
+) -> Callable[[Any], Tensor]:
     """Return one smooth random function of rms 1, as a callable from a grid to its samples (1, channels, *shape).
 
     Parameters
@@ -54,7 +55,7 @@ def random_function(
     return sample
 
 
-def _random_harmonics(channels: int, degree: int, generator: torch.Generator) -> Callable[[SphereGrid], Tensor]:
+def _random_harmonics(channels: int, degree: int, generator: torch.Generator) -> Callable[[Any], Tensor]:
     harmonics = Harmonics(degree)
     z = torch.randn(1, channels, degree + 1, degree + 1, 2, generator=generator, dtype=torch.float64)
     z = torch.view_as_complex(z)

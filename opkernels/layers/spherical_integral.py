@@ -134,7 +134,7 @@ class SphericalIntegralConv(nn.Module):
     def coefficients(self, z: Tensor) -> Tensor:
         """Return the coefficients (B, out_channels, l, m) of the exact integrals without their constant, for those of the input."""
         multipliers = looked_up(zonal_multipliers, self.kernel, self.radius, z.shape[-1] - 1, device=z.device, dtype=z.real.dtype)
-        return mixed_by_degree(z, torch.tensordot(multipliers.T, self.weight.to(z.real.dtype), dims=([1], [2])).mT)
+        return mixed_by_degree(z, torch.einsum("kl,ock->lco", multipliers, self.weight.to(z.real.dtype)))
 
     def _by_sums(self, x: Tensor, grid: SphereGrid) -> Tensor:
         nlat, nlon = grid.shape
