@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"domains", "sphere"}
+GROUND = {"whole", "domains", "sphere"}
 BASE = GROUND | {"transforms", "bases", "coefficients", "mode_selection", "spherical", "neighbors", "particles", "resample"}
 LEARNED = BASE | {"layers", "models"}
 KNOWN = BASE | {"solvers", "datasets"}
@@ -13,7 +13,8 @@ MIDDLE = {"losses", "metrics", "normalization", "storage", "surrogate"}
 ROOF = LEARNED | KNOWN | MIDDLE | {"configuration", "distributed", "training", "evaluation"}
 
 ALLOWED = {  # room -> rooms it may import from
-    "domains": set(),
+    "whole": set(),
+    "domains": {"whole"},
     "sphere": {"domains"},
     "transforms": GROUND,
     "bases": GROUND | {"transforms"},

@@ -34,7 +34,7 @@ def traffic() -> Iterator[Counter[str]]:
     """Count the bytes that this process hands to the others, by kind of message, in forward and backward passes.
 
     "exchange": what goes to other processes. "total": the size of the sum, which the usual ring algorithm sends 2 (P - 1)/P times.
-    "joined", "gathered": the size of its own part.
+    "joined" (and what is gathered): the size of its own part.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from torch import Tensor
 from opkernels.domains import Domain, Grid
 from opkernels.sphere import Sphere, SphereGrid
 
-__all__ = ["check_domain", "check_input", "check_parameters", "check_size", "check_sphere", "grid_for", "shape_for"]
+__all__ = ["check_domain", "check_input", "check_not_split", "check_parameters", "check_size", "check_sphere", "grid_for", "shape_for"]
 
 
 def check_domain(who: str, domain: Domain) -> None:
@@ -60,6 +60,12 @@ def check_parameters(who: str, x: Tensor, parameters: Tensor | None, n_parameter
         raise ValueError(f"{who} got parameters of shape {got}; expected {expected} (batch, n_parameters)")
 
 
+def check_not_split(who: str, grid: Grid | None) -> None:
+    """Refuse the grid of a field that is split over processes."""
+    if isinstance(grid, Grid) and grid.split.size > 1:
+        raise ValueError(f"{who} got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
+
+
 def grid_for(
     who: str, domain: Domain | Sphere, in_channels: int, x: Tensor, grid: Grid | SphereGrid | None, *, split: bool = False
 ) -> Grid:
@@ -75,8 +81,8 @@ def grid_for(
         return grid
     if not isinstance(grid, Grid):
         raise ValueError(f"{who} got grid={grid!r}; give a Grid, such as domain.grid({', '.join(map(str, x.shape[2:]))})")
-    if grid.split.size > 1 and not split:
-        raise ValueError(f"{who} got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
+    if not split:
+        check_not_split(who, grid)
     if grid.sizes != tuple(x.shape[2:]) or [axis.periodic for axis in grid.domain.axes] != [axis.periodic for axis in domain.axes]:
         raise ValueError(
             f"{who} got x of shape {tuple(x.shape)} with a grid of shape {grid.sizes}; give the grid of x, with the same periodic axes"

@@ -25,7 +25,7 @@ from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import ChannelMLP, Pointwise
 from opkernels.layers.factorized_attention import FactorizedAttention
 from opkernels.models.backbone import Backbone, Block
-from opkernels.models.checks import check_domain, check_size
+from opkernels.models.checks import check_domain, check_not_split, check_size
 
 __all__ = ["FactFormer"]
 
@@ -153,6 +153,7 @@ class FactFormer(Backbone):
                 f"FactFormer got {x.shape[1]} channels, which is one frame, but was built for window={self.window}; stack the last "
                 f"{self.window} frames along the channels, the latest last (training: Regime(window={self.window}))"
             )
+        check_not_split("FactFormer", grid)
         return super().forward(x, parameters=parameters, grid=grid, output_shape=output_shape)
 
 

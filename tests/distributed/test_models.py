@@ -8,7 +8,7 @@ import pytest
 import torch
 from processes import WORLDS, names, run, same, splits, whole
 
-from opkernels import Domain, rel_h1, rel_l2
+from opkernels import Domain, energy_spectrum, rel_h1, rel_l2, resample
 from opkernels.distributed import Split, gather, process_mesh, scatter, sum_gradients, traffic
 from opkernels.layers import DifferentialConv, LocalIntegralConv
 from opkernels.layers.kernels import PolarHats
@@ -159,11 +159,14 @@ def check_refusals(rank, world):
     grid = split.grid(TORI[2].grid(16, 16))
     x = torch.zeros(1, 1, *grid.sizes)
     others = [T1(TORI[2], 1, 1, n_modes=(4, 4), **SMALL), UNet(TORI[2], 1, 1, hidden_channels=4)]
+    others.append(FactFormer(TORI[2], 1, 1, hidden_channels=8, n_layers=1, n_heads=2))
     for model in others:
         with pytest.raises(ValueError, match=f"field split over {world} processes, which it cannot take; gather the field first"):
             model(x, grid=grid)
-    with pytest.raises(ValueError):
-        FactFormer(TORI[2], 1, 1, hidden_channels=8, n_layers=1, n_heads=2)(x, grid=grid)
+    with pytest.raises(ValueError, match="a spectrum got a field split"):
+        energy_spectrum(x, grid)
+    with pytest.raises(ValueError, match="resample got a block of shape"):
+        resample(x[0], grid, (8, 8))
     with pytest.raises(ValueError, match="FNO got x of shape .* with a grid of shape"):
         FNO(TORI[2], 1, 1, n_modes=(4, 4), **SMALL)(torch.zeros(1, 1, 16, 16), grid=grid)
     if world == 4:

@@ -9,7 +9,7 @@ from processes import WORLDS, names, run, same, splits, whole
 
 from opkernels import Domain
 from opkernels.distributed import PencilFourier, Split, gather, process_mesh, scatter, traffic
-from opkernels.distributed.collectives import exchange
+from opkernels.distributed.collectives import exchange, gathered
 from opkernels.distributed.halo import block_sizes, folded, moved
 from opkernels.losses import l1, mse, rel_h1, rel_l2
 from opkernels.transforms import Fourier, Modes
@@ -86,7 +86,7 @@ def check_halo_is_a_window_of_the_whole(rank, world):
 
 
 def check_gradient_of_halo(rank, world):
-    """The adjoint: <halo(x), y> = <x, halo'(y)>, and numerical derivatives."""
+    """The adjoint: <halo(x), y> = <x, halo'(y)>, and `folded` is it."""
     mesh = process_mesh(domain=world)
     for periodic, n, width in itertools.product((True, False), (9, 4), (1, 2, 5)):
         if world == 1:
@@ -103,46 +103,40 @@ def check_gradient_of_halo(rank, world):
         products = torch.stack([(y.detach() * g).sum(), (x.detach() * adjoint).sum()])
         dist.all_reduce(products)
         assert abs(products[0] - products[1]) < 1e-12 * abs(products[0]) + 1e-12
-        numerical(lambda u, p=periodic, n=n, w=width: Split(mesh).surrounded(u, 0, w, n, periodic=p), x.detach()[:1, :1], world, rank)
 
 
-def numerical(function, x, world, rank):
-    """Gradient check of a function of a split field: central differences of <function(x), g>, one sample of one process at a time."""
-    x = x.clone(memory_format=torch.contiguous_format).requires_grad_()
-    y = function(x)
-    g = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(10 + rank))
-    (gradient,) = torch.autograd.grad(y, x, g)
-    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(counts, torch.tensor([x.numel()]))
-    for owner, count in enumerate(counts):
-        for i in range(0, int(count), max(int(count) // 5, 1)):
-            values = []
-            for sign in (1, -1):
-                moved_x = x.detach().clone()
-                if owner == rank:
-                    moved_x.view(-1)[i] += sign * 1e-4
-                values.append((function(moved_x) * g).sum())
-            slope = (values[0] - values[1]) / 2e-4
-            dist.all_reduce(slope)
-            if owner == rank:
-                assert abs(slope - gradient.reshape(-1)[i]) < 1e-7, (slope, gradient.reshape(-1)[i])
+def together(y, dim, split):
+    """The blocks of all processes along one dimension, of any sizes; its gradient is one, as that of a loss."""
+    for part in split.parts:
+        sizes = split.joined(torch.tensor(float(y.shape[dim]))).int().tolist()
+        y = gathered(y, dim, sizes, part.group)
+    return y
 
 
 def check_gradcheck(rank, world):
-    """torch.autograd.gradcheck of each message, among processes that hold equal inputs and so equal Jacobians."""
+    """torch.autograd.gradcheck of halo, sums and pencils: whole in, blocks between, whole out, so that Jacobians are those of the whole."""
     split = Split(process_mesh(domain=world))
-    grid = split.grid(Domain.periodic(1.0, 1.0).grid(2 * world, 8))
-    x = torch.randn(1, 1, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    # the Jacobian of one process alone, with all doing the same, is that of the sum over where its entry may sit
-    assert torch.autograd.gradcheck(lambda u: split.total(u) / world, x)
-    modes = Modes.symmetric((3, 7))
-    numerical(lambda u: Fourier(modes).analyze(u, grid), x.detach(), world, rank)
-    numerical(lambda u: PencilFourier(modes).analyze(u, grid), x.detach(), world, rank)
-    z = Fourier(modes).analyze(x.detach(), grid)
-    numerical(lambda u: Fourier(modes).synthesize(u, grid), z, world, rank)
-    z = PencilFourier(modes).analyze(x.detach(), grid)
-    numerical(lambda u: PencilFourier(modes).synthesize(u, grid), z, world, rank)
-    numerical(lambda u: torch.view_as_real(split.rfftn(u, grid.shape)), x.detach(), world, rank)
+    for domain, (n, width) in itertools.product((Domain.periodic(1.0), Domain.box(1.0)), ((9, 1), (5, 3))):
+        grid, periodic = split.grid(domain.grid(n)), domain.axes[0].periodic
+        x = field(grid, channels=1, batch=1).requires_grad_()
+
+        def halo(u, grid=grid, width=width, n=n, periodic=periodic):
+            return together(split.surrounded(scatter(u, grid), 0, width, n, periodic=periodic), 2, split)
+
+        def back(u, grid=grid, width=width, n=n, periodic=periodic):
+            return gather(
+                split.folded(split.surrounded(scatter(u, grid), 0, width, n, periodic=periodic), 0, width, n, periodic=periodic), grid
+            )
+
+        assert torch.autograd.gradcheck(halo, x)
+        assert torch.autograd.gradcheck(back, x)
+    grid, modes = split.grid(Domain.periodic(1.0, 1.0).grid(5, 8)), Modes.symmetric((3, 7))
+    x = field(grid, channels=1, batch=1).requires_grad_()
+    pencils, fourier = PencilFourier(modes), Fourier(modes)
+    assert torch.autograd.gradcheck(lambda u: together(pencils.analyze(scatter(u, grid), grid), 3, split), x)
+    assert torch.autograd.gradcheck(lambda u: gather(pencils.synthesize(pencils.analyze(scatter(u, grid), grid), grid), grid), x)
+    assert torch.autograd.gradcheck(lambda u: gather(fourier.synthesize(fourier.analyze(scatter(u, grid), grid), grid), grid), x)
+    assert torch.autograd.gradcheck(lambda u: gather(split.irfftn(split.rfftn(scatter(u, grid), grid.shape), grid.shape), grid), x)
 
 
 def check_coefficients_are_those_of_the_whole(rank, world):
