@@ -126,7 +126,9 @@ class Header:
 
     def layout(self) -> Layout:
         """Return what the file holds, in netCDF's words."""
-        coordinates = {"sample": (np.arange(self.samples), {"long_name": "number of the trajectory"})}
+        coordinates: dict[str, tuple[np.ndarray, Mapping[str, object]]] = {
+            "sample": (np.arange(self.samples), {"long_name": "number of the trajectory"})
+        }
         if self.times is not None:
             coordinates["time"] = (np.asarray(self.times, dtype=np.float64), time_attributes(self.times))
         units = axis_units(self.domain)

@@ -79,8 +79,9 @@ class Trajectories:
 
     def __repr__(self) -> str:
         span = "stationary" if self.times is None else f"{self.n_times} times in [{self.times[0]:g}, {self.times[-1]:g}]"
-        sphere = isinstance(self.domain, Sphere)
-        extent = f"a sphere of radius {self.domain.radius:g}" if sphere else " x ".join(f"{length:g}" for length in self.domain.extent)
+        extent = " x ".join(f"{length:g}" for length in self.domain.extent)
+        if isinstance(self.domain, Sphere):
+            extent = f"a sphere of radius {self.domain.radius:g}"
         shape = " x ".join(map(str, self.shape))
         parameters = f", parameters {', '.join(self.parameters)}" if self.parameters else ""
         return f"Trajectories({len(self)} samples of {', '.join(self.fields)} on {shape} points of {extent}, {span}{parameters})"

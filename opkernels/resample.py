@@ -15,11 +15,11 @@ axes that is the truncation of the series; on the others it is the L2 projection
 what the coarse grid cannot carry is damped, not aliased. Where the kinds of points differ as well,
 the samples first change kind at the finer size. In every case
 
-    coarsen(refine(x)) = x   (same kind of points)   and   constants (on walls: cubics) are exact.
+    coarsen(refine(x)) = x   (same kind of points)   and   constants (on walls: cubics) are exact,
 
-on a sphere for functions that the coarse grid carries (a sphere's grid has more samples than harmonics).
-Both are linear, so each axis is one real matrix (m, n), made in float64; long periodic axes take an
-FFT instead.
+the first on a sphere for functions that the coarse grid carries, as its samples are more than its
+harmonics. Both are linear, so each axis is one real matrix (m, n), made in float64; long periodic axes
+take an FFT instead, spheres a harmonic transform.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | t
         return y.to(x.dtype)
 
 
-def _check(x: Tensor, source: Grid, target: Grid) -> None:
+def _check(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid) -> None:
     if tuple(x.shape[-source.ndim :]) != tuple(source.sizes):
         raise ValueError(f"resample got a tensor of shape {tuple(x.shape)}; expected its last axes to be the grid's {source.sizes}")
     if source.split.size > 1 and x.ndim != source.ndim + 2:

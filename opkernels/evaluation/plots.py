@@ -255,9 +255,7 @@ def finish(figure: Figure, title: str) -> None:
                 axes.spines[spine].set_visible(False)
 
 
-def planes(
-    truth: np.ndarray, prediction: np.ndarray, grid: Grid | SphereGrid
-) -> tuple[np.ndarray, np.ndarray, list[Axis] | list[Axis | Parallels]]:
+def planes(truth: np.ndarray, prediction: np.ndarray, grid: Grid | SphereGrid) -> tuple[np.ndarray, np.ndarray, Sequence[Axis | Parallels]]:
     """Return what is drawn of fields (R, *grid.shape), first axis to the right, second up: maps of a sphere, middle planes in 3-D."""
     if isinstance(grid, SphereGrid):
         latitude, longitude = grid.domain.axes
@@ -281,7 +279,9 @@ def color_scale(r: np.ndarray) -> dict:
     return {"cmap": "viridis", "vmin": low, "vmax": high if high > low else low + 1}
 
 
-def _compare_lines(truth: np.ndarray, prediction: np.ndarray, axis: Axis, n: int, rows: list[str], title: str, unit: str) -> Figure:
+def _compare_lines(
+    truth: np.ndarray, prediction: np.ndarray, axis: Axis | Parallels, n: int, rows: list[str], title: str, unit: str
+) -> Figure:
     figure = new_figure(8.0, 2.3 * len(truth) + (0.6 if title else 0.3))
     panels = figure.subplots(len(truth), 2, squeeze=False, sharex=True, width_ratios=(2, 1))
     x = axis.coordinates(n).double().numpy()
