@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from opkernels.domains import Domain, Grid, table
+from opkernels.layers.compressed_fitting import fitted
 from opkernels.layers.factorizations import Rank, full_rank, resolve_rank
 
 __all__ = ["PAPER_CONFIG", "CompressedConv"]
@@ -72,7 +73,8 @@ class CompressedConv(nn.Module):
     factorization : {"cp", "sequential", "tt", "pairwise", "dense"}
         See the table above.
     stride : int or sequence of int
-        Keep every stride-th sample of an axis, the first one always.
+        Keep every stride-th sample of an axis, the first one always: on "node" axes those of the coarser grid; on "cell" axes they are not
+        at the centers of its cells.
     bias : bool
         Whether a constant is added to every output channel.
     padding_mode : {"zeros", "replicate", "reflect"}
@@ -134,10 +136,12 @@ class CompressedConv(nn.Module):
         spacing: Sequence[float] | None = None,
     ):
         super().__init__()
+        if not isinstance(domain, Domain) or not 1 <= domain.ndim <= 3:
+            raise ValueError(f"CompressedConv got {domain!r}; give a Domain of one to three axes, for which convolutions exist")
         self.domain, self.in_channels, self.out_channels = domain, in_channels, out_channels
         self.kernel_size, self.stride = _per_axis(kernel_size, domain.ndim), _per_axis(stride, domain.ndim)
         self.padding_mode, self.recompute = padding_mode, recompute
-        self.spacing = None if spacing is None else tuple(spacing)
+        self.spacing = tuple(spacing) if isinstance(spacing, Sequence) else spacing
         self._check(factorization, implementation)
         self.order = sorted(range(domain.ndim), key=lambda a: -self.stride[a])  # strided axes first: less is left for the others
         dense_size = math.prod(self._full_shape)
@@ -157,12 +161,11 @@ class CompressedConv(nn.Module):
         return (self.out_channels, self.in_channels, *self.kernel_size)
 
     def _check(self, factorization: str, implementation: str) -> None:
-        if not 1 <= self.domain.ndim <= 3:
-            raise ValueError(f"CompressedConv got a domain with {self.domain.ndim} axes; convolutions exist for one to three")
-        if min(self.in_channels, self.out_channels, *self.stride) < 1:
+        sizes = (self.in_channels, self.out_channels, *self.stride)
+        if not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in sizes):
             raise ValueError(
                 f"CompressedConv got in_channels={self.in_channels}, out_channels={self.out_channels}, stride={self.stride}; "
-                "give at least one of each"
+                "give whole numbers of at least 1"
             )
         if any(k < 1 or k % 2 == 0 for k in self.kernel_size):
             raise ValueError(
@@ -175,7 +178,7 @@ class CompressedConv(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"CompressedConv got {name}={value!r}; choose one of {', '.join(known)}")
-        if self.spacing is not None and (len(self.spacing) != self.domain.ndim or min(self.spacing) <= 0 or set(self.kernel_size) != {3}):
+        if self.spacing is not None and not (_lengths(self.spacing, self.domain.ndim) and set(self.kernel_size) == {3}):
             raise ValueError(
                 f"CompressedConv got spacing={self.spacing} with kernel_size={self.kernel_size}; give one positive length for each of the "
                 f"{self.domain.ndim} axes, and three taps: more of them amplify noise on finer grids"
@@ -387,7 +390,7 @@ class CompressedConv(nn.Module):
         """Give the factors of every CP term equal norms; the kernel stays what it is.
 
         A term does not change when one factor grows and another shrinks, but training suffers: call it now and then, and
-        renew the optimizer's moments afterwards.
+        renew the optimizer's moments afterwards. A term of which one factor vanishes is left alone: it can still learn.
 
         Raises
         ------
@@ -398,7 +401,7 @@ class CompressedConv(nn.Module):
             raise ValueError(f"balance got a {self.factorization} layer; only the terms of a CP sum have factors to balance")
         terms = [*(factor.flatten(1) for factor in self.factors[:-1]), self.factors[-1].flatten(1).T]
         norms = torch.stack([torch.linalg.vector_norm(term, dim=1) for term in terms])  # (d + 2, R)
-        scales = (norms.log().mean(0).exp() / norms).nan_to_num(0.0, 0.0, 0.0)
+        scales = torch.where(norms.amin(0) > 0, norms.log().mean(0).exp() / norms, 1.0)
         for factor, scale in zip(self.factors[:-1], scales, strict=False):
             factor.mul_(scale.view(-1, *(1,) * (factor.ndim - 1)))
         self.factors[-1].mul_(scales[-1].view(1, -1, *(1,) * self.domain.ndim))
@@ -459,26 +462,14 @@ class CompressedConv(nn.Module):
         if layer.weight is not None:
             layer.weight.copy_(conv.weight)
         else:
-            for factor, values in zip(layer.factors, layer._fitted(conv.weight.double().cpu()), strict=True):
+            found = fitted(conv.weight.double().cpu(), layer.factorization, layer.order, layer.ranks)
+            for factor, values in zip(layer.factors, found, strict=True):
                 factor.copy_(values.reshape(factor.shape))
         if layer.factorization == "cp":
             layer.balance()
         if conv.bias is not None and layer.bias is not None:
             layer.bias.copy_(conv.bias)
         return layer
-
-    def _fitted(self, kernel: Tensor) -> list[Tensor]:
-        """Return factors of the best approximation found of a kernel (C_out, C_in, taps)."""
-        kernel = kernel.permute(1, *(a + 2 for a in self.order), 0)  # (C_in, taps in the order of the steps, C_out)
-        if self.factorization == "pairwise":
-            return [line.permute(2, 0, 1) for line in _rank_one(kernel)]
-        if self.factorization == "cp":
-            first, *lines, last = _canonical(kernel, self.ranks[0])
-            return [first.T, *(line.T for line in lines), last]
-        cores = _tensor_train(kernel.reshape(self._tensor(self.factorization)[0]), self.ranks)
-        cores[0] = cores[0].reshape(self.in_channels, -1, cores[0].shape[-1])
-        cores[-1] = cores[-1].reshape(cores[-1].shape[0], -1, self.out_channels)
-        return [core.permute(2, 0, 1) for core in cores]
 
 
 class _Run(NamedTuple):
@@ -495,6 +486,11 @@ def _per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     if len(values) != ndim or not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
         raise ValueError(f"CompressedConv got {value!r} for {ndim} axes; give a whole number, or one for each axis")
     return tuple(int(v) for v in values)
+
+
+def _lengths(spacing: object, ndim: int) -> bool:
+    """Whether `spacing` is a positive length for each axis."""
+    return isinstance(spacing, tuple) and len(spacing) == ndim and all(isinstance(h, Real) and 0 < h < math.inf for h in spacing)
 
 
 def _apply(x: Tensor, kernel: Tensor, run: _Run, periodic: tuple[bool, ...], mode: str) -> Tensor:
@@ -576,54 +572,3 @@ def _check_dense(conv: nn.Module, domain: Domain) -> None:
         )
     if any(axis.periodic != (conv.padding_mode == "circular") for axis in domain.axes):
         raise ValueError(f'from_dense got padding_mode={conv.padding_mode!r}; "circular" goes with periodic axes, and only with them')
-
-
-def _canonical(tensor: Tensor, rank: int) -> list[Tensor]:
-    """Return CP factors (n, R), one per axis of the tensor, by alternating least squares."""
-    generator = torch.Generator().manual_seed(0)
-    factors = [torch.randn(n, rank, generator=generator, dtype=tensor.dtype) for n in tensor.shape]
-    axes, size, last = "abcde"[: tensor.ndim], torch.linalg.vector_norm(tensor), math.inf
-    for sweep in range(1000):
-        for a, axis in enumerate(axes):
-            others = [b for b in range(tensor.ndim) if b != a]
-            for b in others:
-                factors[b] = F.normalize(factors[b], dim=0)
-            terms = ",".join(f"{axes[b]}r" for b in others)
-            gram = math.prod((factors[b].T @ factors[b] for b in others), start=torch.ones((), dtype=tensor.dtype))
-            product = torch.einsum(f"{axes},{terms}->{axis}r", tensor, *(factors[b] for b in others))
-            factors[a] = product @ torch.linalg.pinv(gram, rtol=1e-14, hermitian=True)
-        if sweep % 20 == 19:
-            left = torch.linalg.vector_norm(tensor - torch.einsum(f"{','.join(f'{c}r' for c in axes)}->{axes}", *factors)) / size
-            if left < 1e-14 or left > (1 - 1e-5) * last:
-                break
-            last = left
-    return factors
-
-
-def _tensor_train(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
-    """Return cores (r, n, r'), one per axis of the tensor, by successive singular value decompositions."""
-    import tensorly
-    from tensorly.decomposition import tensor_train
-
-    with tensorly.backend_context("numpy", local_threadsafe=True):
-        return [torch.as_tensor(core.copy()) for core in tensor_train(tensor.numpy(), rank=[1, *ranks, 1]).factors]
-
-
-def _rank_one(kernel: Tensor) -> list[Tensor]:
-    """Return lines (C_in, k, C_out), one per axis, with the product closest to a kernel (C_in, taps, C_out), pair by pair."""
-    axes = range(1, kernel.ndim - 1)
-    lines = []
-    for a in axes:  # begin with the leading singular vectors
-        unfolded = kernel.movedim((0, -1, a), (0, 1, 2)).flatten(3)
-        lines.append(torch.linalg.svd(unfolded, full_matrices=False)[0][..., 0].movedim(1, -1))
-    for _ in range(30):
-        for a in axes:
-            rest = kernel
-            for b in axes:
-                if b != a:
-                    shape = [n if c in (0, b, kernel.ndim - 1) else 1 for c, n in enumerate(kernel.shape)]
-                    line = lines[b - 1] / torch.linalg.vector_norm(lines[b - 1], dim=1, keepdim=True).clamp_min(1e-300)
-                    lines[b - 1] = line
-                    rest = (rest * line.reshape(shape)).sum(b, keepdim=True)
-            lines[a - 1] = rest.reshape(kernel.shape[0], -1, kernel.shape[-1])
-    return lines

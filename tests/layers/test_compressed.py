@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from opkernels.domains import Axis, Domain
 from opkernels.layers import CompressedConv
+from opkernels.sphere import Sphere
 
 FORMATS = ["cp", "sequential", "tt", "pairwise"]
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-SIZES, TAPS = (7, 10, 9), (5, 3, 3)
+SIZES, TAPS, STRIDES = (7, 10, 9), (5, 3, 3), [(1, 1, 1), (2, 1, 1), (1, 2, 3)]
 SPACE = Domain.box(1.0, 1.0, 1.0)
 MIXED = Domain((Axis(0, 1, periodic=True, points="node"), Axis(0, 1)))
 
@@ -36,19 +37,21 @@ def error(y, truth):
 def test_is_the_convolution_by_its_dense_kernel_at_borders_too(d, mode, dtype, bound):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *SIZES[:d], dtype=dtype)
-    for factorization, implementation, stride in itertools.product(FORMATS, ("auto", "factorized", "reconstructed"), (1, 2)):
+    formats = [f for f in FORMATS if d > 1 or f in ("cp", "tt")]  # on one axis the others are dense
+    for factorization, implementation, stride in itertools.product(formats, ("auto", "factorized", "reconstructed"), STRIDES):
         layer = CompressedConv(
             box(d, mode == "circular"),
             3,
             6,
             kernel_size=TAPS[:d],
-            stride=(stride, *[1] * (d - 1)),
+            rank=None if factorization == "pairwise" else 3,
+            stride=stride[:d],
             factorization=factorization,
             implementation=implementation,
             padding_mode="zeros" if mode == "circular" else mode,
         ).to(dtype)
         truth = CONV[d](padded(x, TAPS[:d], mode), layer.to_dense(), layer.bias, layer.stride)
-        assert truth.std() > 0.1
+        assert truth.std() > 0.1 and layer.factorization == factorization
         assert error(layer(x), truth) < bound, (factorization, implementation, stride)
         with torch.no_grad():  # the ranks are streamed
             assert error(layer(x), truth) < bound
@@ -65,7 +68,7 @@ def test_wraps_around_on_periodic_axes_only_and_on_the_grid_it_is_told():
 
 def test_ranks_in_blocks_and_recomputed_give_the_same_gradients():
     torch.manual_seed(0)
-    plain = CompressedConv(SPACE, 4, 5, rank=40, implementation="factorized").double()  # more than a block of 32
+    plain = CompressedConv(SPACE, 4, 5, rank=40, implementation="factorized").double()  # more than two blocks
     again = CompressedConv(SPACE, 4, 5, rank=40, implementation="factorized", recompute=True).double()
     again.load_state_dict(plain.state_dict())
     x = torch.randn(2, 4, 5, 6, 7, dtype=torch.float64)
@@ -76,6 +79,27 @@ def test_ranks_in_blocks_and_recomputed_give_the_same_gradients():
         gradients.append([u.grad, *(p.grad for p in layer.parameters())])
     for a, b in zip(*gradients, strict=True):
         assert error(b, a) < 1e-10 and a.abs().max() > 0
+    truth = F.conv3d(x, plain.to_dense(), plain.bias, padding=1)
+    with torch.no_grad():  # streamed
+        assert error(plain(x), truth) < 1e-13 and error(again(x), truth) < 1e-13
+
+
+def kept(layer, x):
+    """Return the samples that a layer keeps for its backward pass, as multiples of those of the input."""
+    sizes = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.data_ptr(): t.untyped_storage().nbytes()}), lambda _: None):
+        layer(x)
+    own = {p.data_ptr() for p in layer.parameters()}
+    return sum(size for pointer, size in sizes.items() if pointer not in own) / x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("factorization", ["cp", "tt"])
+def test_recomputed_it_keeps_no_more_than_a_dense_convolution(factorization):
+    """The steps of a chain keep four tensors and more."""
+    x = torch.randn(1, 32, 12, 12, 12, requires_grad=True)
+    options = {"factorization": factorization, "rank": 32, "implementation": "factorized", "bias": False}
+    plain, again = (kept(CompressedConv(SPACE, 32, 32, recompute=recompute, **options), x) for recompute in (False, True))
+    assert plain > 3.9 and 0.9 < again < 1.1, (plain, again)
 
 
 @pytest.mark.parametrize("d, factorization", [(1, "cp"), (2, "tt"), (2, "pairwise"), (3, "cp"), (3, "sequential")])
@@ -91,19 +115,23 @@ def test_gradients_are_right(d, factorization):
     assert torch.autograd.gradcheck(run, (x, *layer.parameters()))
 
 
-@pytest.mark.parametrize(
-    "factorization, rank, count",
-    [
-        ("cp", 64, 64 * (64 + 64 + 9)),
-        ("pairwise", None, 64 * 64 * 9),
-        ("sequential", 64, 3 * 3 * 64 * 64),
-        ("tt", 64, 2 * 64 * 64 + 3 * 3 * 64 * 64),
-        ("dense", None, 27 * 64 * 64),
-    ],
-)
-def test_numbers_of_weights_follow_the_formulas(factorization, rank, count):
-    layer = CompressedConv(SPACE, 64, 64, rank=rank, factorization=factorization, bias=False)
-    assert sum(p.numel() for p in layer.parameters()) == count
+@pytest.mark.parametrize("taps", [(5,), (3, 5), (3, 5, 7)], ids=str)
+def test_numbers_of_weights_follow_the_formulas(taps):
+    c_in, c_out, r, d = 6, 9, 4, len(taps)
+    first, *inner, last = (1, *taps) if d == 1 else taps
+    counts = {
+        "dense": c_in * c_out * math.prod(taps),
+        "pairwise": c_in * c_out * sum(taps),
+        "cp": r * (c_in + c_out + sum(taps)),
+        "tt": r * (c_in + c_out) + sum(taps) * r * r,
+        "sequential": first * c_in * r + sum(inner) * r * r + last * r * c_out,
+    }
+    for factorization, count in counts.items():
+        if d == 1 and factorization in ("pairwise", "sequential"):
+            continue
+        rank = r if factorization in ("cp", "tt", "sequential") else None
+        layer = CompressedConv(box(d, False), c_in, c_out, kernel_size=taps, rank=rank, factorization=factorization, bias=False)
+        assert sum(p.numel() for p in layer.parameters()) == count, factorization
 
 
 @pytest.mark.parametrize("factorization", ["cp", "sequential", "tt"])
@@ -116,12 +144,18 @@ def test_a_share_of_the_weights_is_met_and_a_layer_is_never_larger_than_dense(fa
     assert "dense (cp would have no fewer weights)" in repr(CompressedConv(SPACE, 1, 32))
 
 
-@pytest.mark.parametrize("factorization, rank", [("cp", 64), ("cp", 16), ("sequential", None), ("tt", None), ("pairwise", None)])
-@pytest.mark.parametrize("d", [2, 3])
-def test_white_noise_leaves_with_the_variance_that_a_dense_convolution_gives_it(factorization, rank, d):
+@pytest.mark.parametrize(
+    "d, factorization, rank",
+    [
+        *itertools.product((2, 3), ("cp", "sequential", "tt"), (64,)),
+        *itertools.product((1, 2, 3), ("cp", "tt"), (16,)),
+        *itertools.product((2, 3), ("pairwise",), (None,)),
+    ],
+)
+def test_white_noise_leaves_with_the_variance_that_a_dense_convolution_gives_it(d, factorization, rank):
     """Of every single draw; `to_dense` has the mean square of nn.ConvNd's kernel exactly."""
     torch.manual_seed(0)
-    x = torch.randn(4, 64, *(40, 40) if d == 2 else (10, 10, 10))
+    x = torch.randn(4, 64, *{1: (1000,), 2: (40, 40), 3: (10, 10, 10)}[d])
     for _ in range(3):
         layer = CompressedConv(box(d, True), 64, 64, factorization=factorization, rank=rank, bias=False)
         assert layer.to_dense().square().mean().item() * 64 * 3**d == pytest.approx(1 / 3, rel=1e-5)
@@ -131,8 +165,7 @@ def test_white_noise_leaves_with_the_variance_that_a_dense_convolution_gives_it(
     assert dense(x).var().item() * 3 == pytest.approx(1.0, rel=0.1)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_cp_filters_have_equal_norms_at_the_start(scale):
+def test_cp_filters_have_equal_norms_at_the_start():
     """Entries drawn one by one would let terms differ by powers."""
     layer = CompressedConv(SPACE, 32, 32, rank=16)
     for factor in layer.factors[1:-1]:
@@ -201,8 +234,8 @@ def test_the_leapfrog_step_is_found_from_its_kernel_at_rank_three_and_not_below(
 def test_from_dense_finds_kernels_of_its_own_form_again(factorization, rank):
     torch.manual_seed(0)
     domain = Domain.box(1.0, 1.0)
-    layer = CompressedConv(domain, 3, 4, rank=rank, factorization=factorization, kernel_size=(3, 5))
-    conv = nn.Conv2d(3, 4, (3, 5), padding=(1, 2))
+    layer = CompressedConv(domain, 3, 4, rank=rank, factorization=factorization, kernel_size=(3, 5), stride=(1, 2))
+    conv = nn.Conv2d(3, 4, (3, 5), padding=(1, 2), stride=(1, 2))  # the second axis is the first step
     conv.weight.data, conv.bias.data = layer.to_dense().detach(), layer.bias.detach()
     again = CompressedConv.from_dense(conv, domain, rank=rank, factorization=factorization)
     assert error(again.to_dense(), conv.weight) < 1e-5
@@ -231,6 +264,12 @@ def test_balance_leaves_the_kernel_and_evens_the_factors():
     torch.testing.assert_close(layer.to_dense(), kernel)
     norms = [*(f.flatten(1).norm(dim=1) for f in layer.factors[:-1]), layer.factors[-1].flatten(1).norm(dim=0)]
     assert torch.stack(norms).std(0).max() < 1e-12
+    with torch.no_grad():  # half of a term that vanishes can still learn
+        layer.factors[0][1] = 0
+    others = [f.detach().clone() for f in layer.factors]
+    layer.balance()
+    torch.testing.assert_close(layer.factors[1][1], others[1][1], rtol=0, atol=0)
+    torch.testing.assert_close(layer.factors[-1][:, 1], others[-1][:, 1], rtol=0, atol=0)
     with pytest.raises(ValueError, match="balance got a tt layer"):
         CompressedConv(SPACE, 5, 6, factorization="tt").balance()
 
@@ -266,8 +305,9 @@ def test_filters_with_a_spacing_are_the_same_operator_on_every_grid(factorizatio
 @pytest.mark.parametrize("factorization", FORMATS)
 def test_runs_on_fake_cuda(factorization):
     with fake_cuda():
-        layer = CompressedConv(Domain.periodic(1.0, 1.0), 3, 4, factorization=factorization, spacing=(0.1, 0.1))
-        assert layer(torch.randn(2, 3, 12, 9)).device.type == "cuda"
+        layer = CompressedConv(Domain.periodic(1.0, 1.0), 8, 8, factorization=factorization, spacing=(0.1, 0.1))
+        assert layer.factorization == factorization
+        assert layer(torch.randn(2, 8, 12, 9)).device.type == "cuda"
 
 
 @pytest.mark.parametrize("factorization", FORMATS)
@@ -327,11 +367,15 @@ def test_filters_of_one_tap_and_single_channels():
         (lambda: CompressedConv(SPACE, 8, 8, kernel_size=4), "kernel_size=\\(4, 4, 4\\); give odd sizes"),
         (lambda: CompressedConv(SPACE, 8, 8, kernel_size=(3, 3)), "got \\(3, 3\\) for 3 axes"),
         (lambda: CompressedConv(SPACE, 0, 8), "in_channels=0"),
+        (lambda: CompressedConv(SPACE, 8, 2.5), "out_channels=2.5.*whole numbers"),
+        (lambda: CompressedConv(Sphere(), 8, 8), "Sphere.*give a Domain"),
+        (lambda: CompressedConv(SPACE, 8, 8, spacing=0.1), "spacing=0.1 .*one positive length"),
+        (lambda: CompressedConv(SPACE, 8, 8, spacing=(0.1, math.nan, 0.1)), "one positive length"),
         (lambda: CompressedConv(SPACE, 8, 8, stride=0), "stride=\\(0, 0, 0\\)"),
         (lambda: CompressedConv(SPACE, 8, 8, padding_mode="circular"), "padding_mode='circular'; choose one of zeros"),
         (lambda: CompressedConv(SPACE, 8, 8, implementation="fast"), "implementation='fast'"),
         (lambda: CompressedConv(SPACE, 8, 8, kernel_size=5, spacing=(0.1, 0.1, 0.1)), "three taps: more of them amplify noise"),
-        (lambda: CompressedConv(Domain.periodic(1, 1, 1, 1), 8, 8), "4 axes; convolutions exist for one to three"),
+        (lambda: CompressedConv(Domain.periodic(1, 1, 1, 1), 8, 8), "a Domain of one to three axes"),
         (lambda: CompressedConv(SPACE, 2, 2)(torch.zeros(1, 3, 4, 4, 4)), "expected \\(batch, 2, x, y, z\\)"),
         (lambda: CompressedConv(SPACE, 2, 2)(torch.zeros(1, 2, 4, 4)), "expected \\(batch, 2, x, y, z\\)"),
         (lambda: CompressedConv(SPACE, 2, 2)(torch.zeros(1, 2, 4, 4, 4), SPACE.grid(4, 4, 5)), "give the grid of x"),
