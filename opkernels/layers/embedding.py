@@ -50,15 +50,20 @@ def positions(grid: Grid | SphereGrid, kind: str | None, device: torch.device, d
         Of the result.
     """
     if isinstance(grid, SphereGrid):
-        latitude, longitude = grid.coordinates(device, torch.float64)
-        around = [latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin()] if kind == "harmonics" else []
-        return torch.stack([*around, latitude.sin()][-position_channels(grid.domain, kind) :]).to(dtype)
+        return _in_space(grid, device)[-position_channels(grid.domain, kind) :].to(dtype)
     channels = []
     for a, (axis, n) in enumerate(zip(grid.domain.axes, grid.shape, strict=True)):
         s = (grid.split.cut(axis.coordinates(n, device, torch.float64), 0, a) - axis.lower) / axis.length
         shape = [-1 if b == a else 1 for b in range(grid.ndim)]
         channels += [value.to(dtype).view(shape).expand(grid.sizes) for value in axis_positions(axis, s, kind)]
     return torch.stack(channels) if channels else torch.empty(0, *grid.sizes, device=device, dtype=dtype)
+
+
+@torch.compiler.disable(recursive=True)  # rows are found by NumPy
+def _in_space(grid: SphereGrid, device: torch.device) -> Tensor:
+    """Return the coordinates in space of the samples on the unit sphere, the one along the axis last, (3, *grid.shape)."""
+    latitude, longitude = grid.coordinates(device, torch.float64)
+    return torch.stack([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()])
 
 
 def axis_positions(axis: Axis, s: Tensor, kind: str | None) -> list[Tensor]:
