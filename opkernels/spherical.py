@@ -313,12 +313,18 @@ def _blocks(degree: int) -> list[tuple[int, int]]:
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-@torch.compiler.disable(recursive=True)
 def _looked_up(build: Callable[..., Tensor], points: str, nlat: int, degree: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Return the weights of the rows and the blocks of a table, at the price of a break in a compiled graph.
 
     Traced into the graph, they would be built in every call.
     """
+    find = _found
+    if torch.compiler.is_compiling():  # asked here, since to ask for it loads the compiler, which reading data does not need
+        find = torch.compiler.disable(_found, recursive=True)
+    return find(build, points, nlat, degree, device, dtype)
+
+
+def _found(build: Callable[..., Tensor], points: str, nlat: int, degree: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     blocks = [build(points, nlat, degree, first, stop, device=device, dtype=dtype) for first, stop in _blocks(degree)]
     return [_half_weights(points, nlat, device=device, dtype=dtype), *blocks]
 

@@ -38,6 +38,14 @@ def test_import_is_light():
     assert out.stdout.strip() == "[]"
 
 
+def test_data_and_solvers_do_without_the_compiler():
+    """Reading data must not load torch's compiler, which takes seconds."""
+    rooms = "opkernels.datasets.trajectories, opkernels.solvers.navier_stokes, opkernels.spherical"
+    code = f"import sys, {rooms}; print('torch._dynamo' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert out.stdout.strip() == "False"
+
+
 def test_every_public_name_resolves():
     import opkernels
 
