@@ -66,14 +66,17 @@ def wall_kinds(domain: Domain, walls: Walls, who: str, *, allowed: Sequence[str]
     ValueError
         If a kind is unknown, the entries do not match the axes, or walls are asked of a periodic axis.
     """
-    entries = [walls] * domain.ndim if isinstance(walls, str) else list(walls)
+    whole = isinstance(walls, str)
+    if not whole and not (_is_list(walls) and all(isinstance(entry, str) or _is_list(entry) for entry in walls)):
+        raise ValueError(f"{who} got walls={walls!r}; give one of {', '.join(allowed)}, or one entry per axis")
+    entries = [walls] * domain.ndim if whole else list(walls)
     if len(entries) != domain.ndim:
         raise ValueError(f"{who} got walls for {len(entries)} axes on a {domain.ndim}-D domain; give one entry per axis")
     kinds = []
     for axis, entry in zip(domain.axes, entries, strict=True):
         pair = (entry, entry) if isinstance(entry, str) else tuple(entry)
         if axis.periodic:
-            if not isinstance(walls, str) and pair != ("periodic", "periodic"):
+            if not whole and pair != ("periodic", "periodic"):
                 raise ValueError(f'{who} got walls {entry!r} on the periodic axis {axis.name}; write "periodic" there')
             pair = ("periodic", "periodic")
         elif len(pair) != 2 or not all(kind in allowed for kind in pair):
@@ -82,6 +85,10 @@ def wall_kinds(domain: Domain, walls: Walls, who: str, *, allowed: Sequence[str]
             )
         kinds.append(pair)
     return tuple(kinds)
+
+
+def _is_list(x) -> bool:
+    return isinstance(x, Sequence) and not isinstance(x, str)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def sample_forcing(
         target = (batch, channels, *grid.shape)
         if f.ndim != len(target) or any(n not in (1, m) for n, m in zip(f.shape, target, strict=True)):
             raise ValueError(f"{name}: the forcing has shape {tuple(f.shape)}, which does not broadcast to {target}")
-        return f.expand(-1, -1, *grid.shape)
+        return f.expand(-1, channels, *grid.shape)
 
     def steady(f) -> Tensor:
         f = shaped(f)

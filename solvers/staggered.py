@@ -196,7 +196,9 @@ class Staggered:
         speed = [self.interpolated(part, axis, middle) / h for axis, (part, h) in enumerate(zip(parts, self.grid.spacing, strict=True))]
         return [x - dt * v for x, v in zip(start, speed, strict=True)]
 
-    def transported(self, f: Tensor, place: Place, u: Tensor, dt: float, *, midpoint: bool = True, corrected: bool = True) -> Tensor:
+    def transported(
+        self, f: Tensor, place: Place, u: Tensor, dt: float, *, midpoint: bool = True, corrected: bool = True, conserved: bool = False
+    ) -> Tensor:
         """Return a field after it moved with u for a time dt.
 
         Parameters
@@ -210,16 +212,36 @@ class Staggered:
         corrected : bool
             MacCormack: the error of a way there and back, halved, is taken off, and the result is clipped to the values
             around the start of its path. Second order; without it semi-Lagrangian, first order.
+        conserved : bool
+            Give the sum of f back (`_refilled`), at the order of the scheme and without new extremes.
         """
         values, fractions = self.corners(f, place, self.traced(u, place, dt, midpoint=midpoint))
         there = _blend(values, fractions)
+        low, high = (values.amin(dim=0), values.amax(dim=0)) if corrected or conserved else (there, there)
         if corrected:
             back = self.interpolated(self._kept(there, place), place, self.traced(u, place, -dt, midpoint=midpoint))
-            there = torch.minimum(torch.maximum(there + (f - back) / 2, values.amin(dim=0)), values.amax(dim=0))
-        return self._kept(there, place)
+            there = torch.minimum(torch.maximum(there + (f - back) / 2, low), high)
+        there = self._kept(there, place)
+        return _refilled(there, f, low, high) if conserved else there
 
     def _kept(self, f: Tensor, place: Place) -> Tensor:
         return f if place is None else self.inside(f, place)
+
+
+def _refilled(there: Tensor, f: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return `there` (B, *shape) with the sum of f: all values go the same part of their way to a bound.
+
+    The bounds are the values around the start of each path, low or high; where these leave too little room, the extremes of f, which
+    never do.
+    """
+    cells = tuple(range(1, f.ndim))
+    for bounds in ((low, high), (f.amin(dim=cells, keepdim=True), f.amax(dim=cells, keepdim=True))):
+        missing = (f - there).sum(dim=cells, keepdim=True)
+        room = torch.where(missing > 0, bounds[1], bounds[0]) - there
+        whole = room.sum(dim=cells, keepdim=True)
+        part = torch.where(whole != 0, missing / torch.where(whole != 0, whole, 1.0), 0.0)
+        there = there + part.clamp(0, 1) * room
+    return there
 
 
 def _blend(values: Tensor, fractions: Sequence[Tensor]) -> Tensor:

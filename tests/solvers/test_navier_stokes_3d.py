@@ -109,6 +109,12 @@ def test_energy_and_helicity_budgets(shape):
     assert (dot(w, inviscid) / size / dot(w, w).sqrt()).abs().max() < 1e-14
 
 
+@pytest.mark.parametrize("force", [0.5, torch.full((1, 1, 1, 1), 0.5), lambda x, y, z: 0.5 + 0 * x])
+def test_a_force_of_one_component_acts_along_all(force):
+    u = NavierStokes3D(TORUS, viscosity=0.1, forcing=force).solve(torch.zeros(2, 3, 5, 4, 6), [1.0], dt=0.5)
+    assert (u - 0.5).abs().max() < 1e-6
+
+
 def test_budget_over_time_and_no_divergence():
     solver = NavierStokes3D(TORUS, viscosity=0.05)
     u0 = RandomVelocity(TORUS, peak=2.0, spectrum="gaussian").sample(1, (16, 16, 16), seed=0, dtype=torch.float64)
