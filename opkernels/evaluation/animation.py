@@ -10,7 +10,7 @@ import numpy as np
 from opkernels.domains import Axis, Grid
 from opkernels.evaluation.plots import COLORS, color_scale, finish, new_figure, planes
 from opkernels.solvers.sph import ParticleTrajectory
-from opkernels.sphere import Parallels
+from opkernels.sphere import Parallels, SphereGrid
 from opkernels.storage import write_atomically
 
 __all__ = ["animate", "animate_particles"]
@@ -18,7 +18,7 @@ __all__ = ["animate", "animate_particles"]
 
 def animate(
     prediction: np.ndarray,
-    grid: Grid,
+    grid: Grid | SphereGrid,
     path: Path | str,
     *,
     truth: np.ndarray | None = None,
@@ -32,7 +32,7 @@ def animate(
     ----------
     prediction, truth : array, (T, *grid.shape)
         In 3-D the middle plane of the last axis is shown; frames that are NaN in `truth` say "no truth".
-    grid : Grid
+    grid : Grid or SphereGrid
     path : path
         Ends in .gif.
     times : sequence of float, optional

@@ -79,6 +79,7 @@ def run_rollout(arguments: argparse.Namespace) -> None:
 
         particle_rollout.run(Path(arguments.run), arguments)
         return
+    from opkernels.domains import Grid
     from opkernels.evaluation.animation import animate
     from opkernels.evaluation.plots import plot_spectra, save_figure
     from opkernels.evaluation.rollout import long_rollout
@@ -107,6 +108,11 @@ def run_rollout(arguments: argparse.Namespace) -> None:
         frames = {"prediction": here.prediction.values[0], "truth": here.truth.values[0]}
         animate(frames["prediction"], grid, folder / f"{field}.gif", truth=frames["truth"], times=run.time.values, title=field)
         names += [f"spectrum_{field}.png", f"{field}.gif"]
+    if isinstance(grid, Grid) and grid.ndim == 3:
+        from opkernels.evaluation.volumes import plot_rollout
+
+        save_figure(plot_rollout(run, grid), folder / "volumes.png")
+        names.append("volumes.png")
     print(f"\nwritten to {folder}: {', '.join(names)}")
 
 
@@ -148,6 +154,7 @@ def _data(config: Config, arguments: argparse.Namespace) -> tuple[Trajectories, 
 
 def _pictures(surrogate: Surrogate, data: Trajectories, resolutions: list[str], frames: int, folder: Path) -> list[str]:
     """Draw the first sample at the finest resolution, and the spectra at all of them; return the names of the files."""
+    from opkernels.domains import Grid
     from opkernels.evaluation.evaluate import last_frames
     from opkernels.evaluation.plots import compare_fields, plot_spectra, save_figure
     from opkernels.metrics import energy_spectrum
@@ -168,6 +175,12 @@ def _pictures(surrogate: Surrogate, data: Trajectories, resolutions: list[str], 
     title = f"{type(surrogate.model).__name__} at {by(grid.shape)}"
     save_figure(compare_fields(truth[0].numpy(), prediction[0].numpy(), grid, rows=rows, title=title), folder / "fields.png")
     names = ["fields.png"]
+    if isinstance(grid, Grid) and grid.ndim == 3:
+        from opkernels.evaluation.volumes import plot_surfaces
+
+        both = list(zip(truth[0].numpy(), prediction[0].numpy(), strict=True))
+        save_figure(plot_surfaces(both, grid, rows=rows, columns=["truth", "prediction"], title=title), folder / "volumes.png")
+        names.append("volumes.png")
     for c, name in enumerate(surrogate.outputs):
         k, energy = energy_spectrum(truth[:, c].double(), grid)
         curves = {"truth": (k.numpy(), energy.mean(0).numpy())} | spectra[name]

@@ -86,3 +86,26 @@ def test_a_foreign_folder(tmp_path, capsys):
     for command in ("evaluate", "rollout", "certify"):
         assert main([command, str(tmp_path)]) == 2
         assert "not a run folder" in capsys.readouterr().err
+
+
+def test_pictures_of_volumes(tmp_path, capsys):
+    """On 3-D data evaluate and rollout also draw surfaces of the fields."""
+    from opkernels import Domain
+    from opkernels.datasets.trajectories import Trajectories
+
+    domain = Domain.periodic(1.0, 1.0, 2.0)
+    x, y, z = domain.grid(6, 6, 7).coordinates(dtype=torch.float32).numpy()
+    phases = 0.1 * np.arange(5)[:, None] + 0.2 * np.arange(3)
+    frames = np.sin(2 * np.pi * x + phases[..., None, None, None])
+    Trajectories.from_arrays({"a": frames}, domain, times=np.arange(3.0)).save(tmp_path / "waves.nc")
+    (tmp_path / "waves.yaml").write_text(
+        "data: {path: waves.nc}\nmodel: {name: FNO, n_modes: [3, 3, 3], hidden_channels: 2, n_layers: 1}\n"
+        f"training: {{epochs: 1}}\nrun_dir: {tmp_path / 'run'}\n"
+    )
+    threads = torch.get_num_threads()
+    assert main(["train", str(tmp_path / "waves.yaml"), "--quiet"]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0 and main(["rollout", str(tmp_path / "run"), "--steps", "3"]) == 0
+    torch.set_num_threads(threads)
+    for part in ("evaluation", "rollout"):
+        assert (tmp_path / "run" / part / "volumes.png").stat().st_size > 5000
+    assert capsys.readouterr().out.count("volumes.png") == 2

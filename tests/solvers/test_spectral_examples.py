@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
         ("kolmogorov", "after", 0.05, 10.0),
         ("turbulence", "ratio", 0.999, 1.001),
         ("smoke", "rise", 1.5, 3.0),
+        ("smoke", "drift", 0.0, 1e-13),
         ("shallow_water", "high", 7.5e-5, 7.8e-5),
         ("fitzhugh_nagumo", "ratio", 0.999, 1.001),
         ("fitzhugh_nagumo", "share", 0.6, 0.9),
