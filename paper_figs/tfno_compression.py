@@ -5,13 +5,15 @@
 at 64 x 64. "dense" is an FNO of width 64, four layers, 32 modes per axis; "10x", "50x", "150x" are TFNOs with all spectral weights in
 one Tucker tensor of that many times fewer numbers, and everything else the same. They see 500 samples or only the first 200, and take
 equally many steps of four samples. "whole" and "patches" are the TFNO 50x of width 32 without and with patches (one level, padding
-an eighth of the domain, the same number of modes on windows).
+an eighth of the domain, the same number of modes on the coarse grid and on windows, so twice the weights).
 
 The learning rate, one for all, was chosen among 1e-3 and 3e-3 by short runs at 32 x 32 on held-out training samples.
 Error: relative L2 (and H1) on 100 new samples, mean over samples. Each finished cell is written to tfno_compression.json at once and
-skipped on restart; tfno_compression.png shows what there is. A cell takes two to five CPU minutes.
+skipped on restart; tfno_compression.png and the tables of docs/mg_tfno.md show what there is. A cell takes two to five CPU minutes.
 
     OMP_NUM_THREADS=1 python paper_figs/tfno_compression.py [--folder runs/tfno] [--cells dense/200 50x/200] [--seeds 0 1 2] [--minutes M]
+
+`--table` only writes the stored numbers into the page.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from opkernels.datasets.recipe import read_recipe
 from opkernels.training import Options
 
 RESULTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "mg_tfno.md"
+BEGIN, END = "<!-- compression: python paper_figs/tfno_compression.py --table -->", "<!-- end -->"
 STEPS, BATCH, TEST = 600, 4, 100
 SIZES = {"train": (500, 0), "test": (TEST, 2)}  # samples, seed
 RANKS = {"10x": 1 / 10, "50x": 1 / 51, "150x": 1 / 150}  # 10.2, 52.2 and 165 times fewer in whole ranks
@@ -111,11 +115,48 @@ def main(folder, cells, seeds, minutes):
 
 
 def table(results):
-    """Return mean, smallest and largest L2 error and spectral weights of each cell."""
+    """Return mean, smallest and largest L2 error and the rows of each cell."""
     rows = {}
     for key, row in results.items():
         rows.setdefault(key.rsplit("/", 1)[0], []).append(row)
     return {cell: (sum(r["l2"] for r in rs) / len(rs), min(r["l2"] for r in rs), max(r["l2"] for r in rs), rs) for cell, rs in rows.items()}
+
+
+def markdown(results):
+    """Return the stored numbers as two tables: dense against factorized weights, the whole field against patches."""
+    found = table(results)
+    lines = ["| spectral weights | of dense | 500 samples | 200 samples |", "| --- | --- | --- | --- |"]
+    for name in MODELS:
+        if f"{name}/500" in found:
+            weights = found[f"{name}/500"][3][0]["spectral_weights"]
+            share = found["dense/500"][3][0]["spectral_weights"] / weights
+            lines.append(
+                f"| {weights} | 1/{share:.3g} | " + " | ".join(_errors(found, name, "dense", count) for count in (500, 200)) + " |"
+            )
+    if "patches/500" in found:
+        lines += ["", "| | weights | 500 samples | CPU time of training |", "| --- | --- | --- | --- |"]
+        for name in ("whole", "patches"):
+            rows = found[f"{name}/500"][3]
+            seconds = sum(row["cpu_seconds"] for row in rows) / len(rows)
+            lines.append(f"| {name} | {rows[0]['parameters']} | {_errors(found, name, 'whole', 500)} | {seconds:.0f} s |")
+    return "\n".join(lines)
+
+
+def _errors(found, name, other, count):
+    """Return mean error, ratio to the error of another model over the seeds that both have, and the number of seeds."""
+    if f"{name}/{count}" not in found:
+        return ""
+    (mean, *_, rows), against = found[f"{name}/{count}"], found[f"{other}/{count}"][3]
+    both = list(zip(rows, against, strict=False))
+    ratio = sum(row["l2"] for row, _ in both) / sum(row["l2"] for _, row in both)
+    seeds = f"{len(rows)} seed" + "s" * (len(rows) > 1)
+    return f"{mean:.3f} ({'' if name == other else f'{ratio:.2f}x, '}{seeds})"
+
+
+def write_table(results):
+    """Put the tables between their marks on the page."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{rest.split(END, 1)[1]}")
 
 
 def draw(results, path):
@@ -143,9 +184,11 @@ if __name__ == "__main__":
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="of CPU; no cell begins later")
+    parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/mg_tfno.md only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    result = json.loads(RESULTS.read_text()) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    write_table(result)
     draw(result, Path(__file__).with_suffix(".png"))
     print(f"{'cell':>12} {'seeds':>5} {'mean':>7} {'least':>7} {'most':>7} {'spectral weights':>16} {'CPU s':>6}")
     for cell, (mean, least, most, rows) in table(result).items():

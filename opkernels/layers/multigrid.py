@@ -19,6 +19,7 @@ A local operator maps the windows of a patch to the output on W, and the outputs
 | ------------------------ | ------------------------------------------------------------------------------------ |
 | restriction to level λ   | truncation to wave numbers below the Nyquist of n/2^λ samples; between walls, cosines |
 | windows                  | the truncated series at the points above: no condition on n but n = 2^L s            |
+| prolongation             | a function on n/2^L samples at the samples of the finest window, by its series       |
 | beyond walls             | mirrored, which keeps values in their range                                          |
 | ends of a window         | the outer half of the padding goes over smoothly into that of the other end          |
 | seams                    | patches overlap by half the padding on each side and are blended there               |
@@ -170,12 +171,22 @@ class Patches:
         for level, x in enumerate(pyramid):
             for a, (line, i) in enumerate(zip(lines, patch, strict=True)):
                 if level:
-                    x = _times(x, a + 2, _view(line, i, level, dtype=x.dtype, **kind))
+                    x = _times(x, a + 2, _view(line, i, level, level, dtype=x.dtype, **kind))
                 else:
                     x = x.narrow(a + 2, i * line.patch - grid.split.first(a, line.n), line.width + 2 * line.margin)
                     x = _times(x, a + 2, _closure(line, dtype=x.dtype, **kind)) if line.padding else x
             views.append(x)
         return torch.cat(views, dim=1)
+
+    def coarsest(self, grid: Grid) -> Grid:
+        """Return the grid of n/2^L samples of the last restriction: of the whole domain, also where the field is split over processes."""
+        return grid.domain.grid(*(line.n >> self.levels for line in self._lines(grid)))
+
+    def prolonged(self, coarse: Tensor, grid: Grid, patch: Sequence[int]) -> Tensor:
+        """Return functions (B, C, *n/2^L) on the grid of `coarsest` at the samples of the finest window of a patch, (B, C, *w)."""
+        for a, (line, i) in enumerate(zip(self._lines(grid), patch, strict=True)):
+            coarse = _times(coarse, a + 2, _view(line, i, 0, self.levels, device=coarse.device, dtype=coarse.dtype))
+        return coarse
 
     def positions(self, grid: Grid, patch: Sequence[int], kind: str | None, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return where the samples of the windows are in the whole domain, (channels, *w), level after level.
@@ -360,9 +371,9 @@ def _close(line: _Line, device) -> Tensor:
 
 
 @table
-def _view(line: _Line, i: int, level: int, device) -> Tensor:
-    """Matrix (w, n/2^level) from the restriction of that level to the window of a patch."""
-    m = line.n >> level
+def _view(line: _Line, i: int, level: int, restricted: int, device) -> Tensor:
+    """Matrix (w, n/2^restricted) from the restriction of one level to the window of `level` of a patch."""
+    m = line.n >> restricted
     return _close(line, device) @ _series(line.axis, m, _points(line, i, level, device), m)
 
 

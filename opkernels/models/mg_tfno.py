@@ -1,21 +1,28 @@
-"""MGTFNO: a TFNO that works through a field patch by patch, each seen with coarse, wide windows around it.
+"""MGTFNO: a TFNO that works through a field patch by patch, around what a coarse one says of the whole.
 
-    y = sum_i S_i T( R_i0 u, R_i1 u, .. R_iL u ),    i over the 2^(dL) patches
+    c = C( R u ),    y = sum_i S_i ( P_i c + T( R_i0 u, R_i1 u, .. R_iL u, P_i c ) ),    i over the 2^(dL) patches
 
-R_iλ is the window of level λ about patch i, T one TFNO on windows, the same for all patches, S_i the blended placing of its
-output (`opkernels.layers.multigrid`). Patches go through T one after the other; while gradients are recorded only the field
-is kept, and the activations of a patch are made again when the backward pass comes to it. Memory for activations is that of
-one window, (s + 2p)^d of n^d samples, in prediction and in training, with any training loop and nothing to switch on; a
-training step costs one more forward pass. Gradients are the sums over the patches.
+R restricts the field to n/2^L samples per axis, where the coarse operator C, a TFNO, sees the whole domain; P_i c is its answer
+at the samples of patch i and the padding around it. T, another TFNO, the same for all patches, adds what the coarse grid could
+not carry. It sees P_i c and the windows R_iλ u of the levels λ = 0 .. L about the patch; S_i places its output, blended at the
+seams (`opkernels.layers.multigrid`).
+
+Why C: the windows of coarse levels are channels of one function, in which what lies at some place of the domain stands at
+another sample than in the fine window. A Fourier layer commutes with translations, and cannot bring the two together; C and P_i
+leave everything in its place. It costs 2^-dL of a pass over the whole field.
+
+Patches go through T one after the other; while gradients are recorded only the field and c are kept, and the activations of a
+patch, or of C, are made again when the backward pass comes to it. Memory for activations is that of one window, (s + 2p)^d of n^d
+samples, in prediction and in training, with any training loop and nothing to switch on; a training step costs one more forward
+pass. Gradients are the sums over the patches.
 
 Reference: Kossaifi, Kovachki, Azizzadenesheli, Anandkumar, "Multi-Grid Tensorized Fourier Neural Operator for
-High-Resolution PDEs", TMLR 2024, arXiv 2310.00120.
+High-Resolution PDEs", TMLR 2024, arXiv 2310.00120 (patches and windows; the coarse operator is ours).
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +58,16 @@ class MGTFNO(nn.Module):
         axis. A whole number of samples on every grid used; 8 samples or more make smooth ends and seams. Wider is more
         accurate and takes more memory. Zero leaves jumps.
     rank, factorization, joint, hidden_channels, n_layers, n_parameters
-        As in `TFNO`.
+        As in `TFNO`, of the coarse operator and of the one on windows alike.
     positional_embedding : {"walls", "harmonics", None}
         As in `FNO`: positions in the whole domain, for every level.
 
     Attributes
     ----------
+    coarse : MGTFNO or None
+        The coarse operator C on the whole domain, with no levels; None where there are no patches.
     local : TFNO
-        The operator on windows, from (levels + 1) times the channels of input and positions. Another model on
-        ``local.domain`` with these channels can take its place.
+        The operator T on windows, from (levels + 1) times the channels of input and positions, and the output's.
     patches : Patches
         The decomposition.
 
@@ -71,9 +79,8 @@ class MGTFNO(nn.Module):
 
     Notes
     -----
-    Operators are not equivariant under translation, but under shifts by patches. Windows beyond a wall mirror the field.
-    Long-range effects reach a patch through the coarse windows, whose resolution falls with the distance; an operator that
-    is global at full resolution is only approximated.
+    Operators are not equivariant under translation, but under shifts by patches. Beyond a wall the field is mirrored. Waves that
+    n/2^L samples do not carry act within the padding only; an operator that is global at full resolution is only approximated.
 
     Examples
     --------
@@ -107,19 +114,23 @@ class MGTFNO(nn.Module):
         self.domain, self.in_channels, self.out_channels, self.n_parameters = domain, in_channels, out_channels, n_parameters
         self.patches = Patches.of(domain, levels, padding)
         self.positional_embedding = positional_embedding
-        self.local = TFNO(
-            self.patches.window_domain,
-            (levels + 1) * (in_channels + position_channels(domain, positional_embedding)),
-            out_channels,
-            n_modes=n_modes,
-            rank=rank,
-            factorization=factorization,
-            joint=joint,
-            hidden_channels=hidden_channels,
-            n_layers=n_layers,
-            n_parameters=n_parameters,
-            positional_embedding=None,
-        )
+        options = {
+            "n_modes": n_modes,
+            "rank": rank,
+            "factorization": factorization,
+            "joint": joint,
+            "hidden_channels": hidden_channels,
+            "n_layers": n_layers,
+            "n_parameters": n_parameters,
+        }
+        self.coarse = None
+        if levels:
+            wide = [axis.length * float(2**levels * share) for axis, share in zip(domain.axes, self.patches.padding, strict=True)]
+            self.coarse = MGTFNO(
+                domain, in_channels, out_channels, levels=0, padding=wide, positional_embedding=positional_embedding, **options
+            )
+        entering = (levels + 1) * (in_channels + position_channels(domain, positional_embedding)) + (out_channels if levels else 0)
+        self.local = TFNO(self.patches.window_domain, entering, out_channels, positional_embedding=None, **options)
 
     def forward(
         self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
@@ -134,19 +145,33 @@ class MGTFNO(nn.Module):
         check_input("MGTFNO", "x", x, next(self.parameters()).dtype)
         grid = grid_for("MGTFNO", self.domain, self.in_channels, x, grid, split=True)
         check_parameters("MGTFNO", x, parameters, self.n_parameters)
-        pyramid = self.patches.pyramid(x, grid)
+        pyramid, c = self.patches.pyramid(x, grid), None
+        if self.coarse is not None:
+            c = self._again(self._whole, pyramid[-1], parameters, grid).to(x.dtype)
         y = self.patches.beginning(x, self.out_channels, grid)
-        again = torch.is_grad_enabled() and self.patches.levels > 0
-        run = functools.partial(checkpoint, self._part, use_reentrant=False) if again else self._part
         for patch in self.patches.held(grid):
-            y = self.patches.add(y, run(patch, parameters, grid, *pyramid), grid, patch)
+            y = self.patches.add(y, self._again(self._part, patch, parameters, grid, c, *pyramid), grid, patch)
         y = self.patches.stitched(y, grid)
         return y if output_shape is None else resample(y, grid, shape_for("MGTFNO", output_shape, grid.ndim))
 
-    def _part(self, patch: Sequence[int], parameters: Tensor | None, grid: Grid, *pyramid: Tensor) -> Tensor:
-        """Return the output of the local operator on the window of a patch."""
+    def _again(self, part: Callable, *arguments) -> Tensor:
+        """Apply a part of the model; its activations are not kept but made again in the backward pass."""
+        if self.patches.levels and torch.is_grad_enabled():
+            return checkpoint(part, *arguments, use_reentrant=False)
+        return part(*arguments)
+
+    def _whole(self, x: Tensor, parameters: Tensor | None, grid: Grid) -> Tensor:
+        """Return c for the last restriction x of a field."""
+        assert self.coarse is not None
+        return self.coarse(x, parameters=parameters, grid=self.patches.coarsest(grid))
+
+    def _part(self, patch: Sequence[int], parameters: Tensor | None, grid: Grid, c: Tensor | None, *pyramid: Tensor) -> Tensor:
+        """Return the output on the finest window of a patch."""
         z = self.patches.windows(pyramid, grid, patch)
-        positions = self.patches.positions(grid, patch, self.positional_embedding, z.device, z.dtype)
-        z = torch.cat([z, positions.expand(z.shape[0], *positions.shape)], dim=1)
-        options = {} if parameters is None else {"parameters": parameters}
-        return self.local(z, grid=self.patches.window(grid), **options)
+        where = self.patches.positions(grid, patch, self.positional_embedding, z.device, z.dtype)
+        z = torch.cat([z, where.expand(z.shape[0], *where.shape)], dim=1)
+        window = self.patches.window(grid)
+        if c is None:
+            return self.local(z, parameters=parameters, grid=window)
+        around = self.patches.prolonged(c, grid, patch)
+        return around + self.local(torch.cat([z, around], dim=1), parameters=parameters, grid=window)

@@ -117,6 +117,22 @@ def test_windows_of_a_finer_grid_are_the_same_functions():
     torch.testing.assert_close(fine[..., ::3, ::2], coarse, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("domain", "shape"), [(CELLS, (64, 16)), (MIXED, (32, 48)), (Domain.box(1.0, 2.0, 1.5), (8, 16, 8))], ids=str)
+def test_a_coarse_function_is_prolonged_to_the_samples_of_the_field(domain, shape):
+    """Patch by patch, and put together: waves that n/4 samples carry, cosines between walls."""
+    patches, grid = Patches.of(domain, 2, [length / 8 for length in domain.extent]), domain.grid(shape)
+
+    def u(grid):
+        axes = zip(domain.axes, grid.coordinates(dtype=torch.float64), strict=True)
+        return math.prod(torch.cos((2 if a.periodic else 1) * math.pi * (x - a.lower) / a.length + 0.4 * a.periodic) for a, x in axes)
+
+    coarse, total = patches.coarsest(grid), patches.beginning(u(grid)[None, None], 1, grid)
+    assert coarse.shape == tuple(n // 4 for n in shape)
+    for patch in patches.indices:
+        total = patches.add(total, patches.prolonged(u(coarse)[None, None], grid, patch), grid, patch)
+    torch.testing.assert_close(patches.stitched(total, grid)[0, 0], u(grid), rtol=0, atol=1e-13)
+
+
 def test_a_field_shifted_by_a_patch_gives_the_next_patchs_windows():
     domain, shape = Domain.periodic(1.0, 1.0), (32, 64)
     patches, grid, x = Patches.of(domain, 2), domain.grid(shape), torch.randn(1, 2, *shape, dtype=torch.float64)

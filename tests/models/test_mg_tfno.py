@@ -25,17 +25,19 @@ def mgtfno(domain=TORUS, **options):
 
 
 def in_one_batch(model, x, parameters=None):
-    """All windows through the local operator at once, then stitched: nothing streamed."""
+    """The coarse answer, all windows through the local operator at once, then stitched: nothing streamed."""
     patches, grid = model.patches, model.domain.grid(*x.shape[2:])
-    pyramid, windows = patches.pyramid(x, grid), []
-    for patch in patches.indices:
+    pyramid = patches.pyramid(x, grid)
+    coarse = model.coarse(pyramid[-1], parameters=parameters)
+    windows, answers = [], [patches.prolonged(coarse, grid, patch) for patch in patches.indices]
+    for patch, answer in zip(patches.indices, answers, strict=True):
         where = patches.positions(grid, patch, model.positional_embedding, x.device, x.dtype)
-        windows.append(torch.cat([patches.windows(pyramid, grid, patch), where.expand(len(x), *where.shape)], dim=1))
+        windows.append(torch.cat([patches.windows(pyramid, grid, patch), where.expand(len(x), *where.shape), answer], dim=1))
     repeated = None if parameters is None else parameters.repeat(len(windows), 1)
     parts = model.local(torch.cat(windows), parameters=repeated).split(len(x))
     total = patches.beginning(x, model.out_channels, grid)
-    for part, patch in zip(parts, patches.indices, strict=True):
-        total = patches.add(total, part, grid, patch)
+    for part, answer, patch in zip(parts, answers, patches.indices, strict=True):
+        total = patches.add(total, part + answer, grid, patch)
     return patches.stitched(total, grid)
 
 
@@ -63,6 +65,17 @@ def test_streamed_outputs_and_gradients_equal_those_in_one_batch(domain, levels)
     for a, b in zip(one, other, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
         assert b.abs().max() > 0
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_where_the_local_operator_adds_nothing_the_answer_is_the_coarse_one(levels):
+    coarse, grid = TORUS.grid(15, 21), TORUS.grid(15 << levels, 21 << levels)  # odd: no Nyquist wave
+    model, x = mgtfno(levels=levels, padding=(1 / 10, 1 / 7)).double(), torch.randn(2, 2, *grid.shape, dtype=torch.float64)
+    with torch.no_grad():
+        model.local.projection.second.weight.zero_()
+        answer = resample(model.coarse(resample(x, grid, coarse)), coarse, grid)
+        torch.testing.assert_close(model(x), answer, rtol=0, atol=1e-12)
+        assert answer.std(dim=(2, 3)).min() > 1e-3
 
 
 def peak(step):
