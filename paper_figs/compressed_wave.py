@@ -15,9 +15,11 @@ All see the same 160 samples in the same order for equally many steps. Error: re
 same distribution, mean over samples; and on the training samples. Learning rates were chosen among 3e-3 and 1e-2 (cp: 2e-2 too), on
 the few, short waves of examples/compressed_wave.py: Adam's steps are as long for filters, whose entries are of size .4, as for dense
 kernels, whose entries are of size .03. Each finished cell is written to compressed_wave.json at once and skipped on restart;
-compressed_wave.png shows what there is. A cell takes a minute or so.
+compressed_wave.png and the table of docs/compressed.md show what there is. A cell takes a minute or so.
 
     OMP_NUM_THREADS=1 python paper_figs/compressed_wave.py [--folder runs/waves] [--cells dense cp] [--seeds 0 1 2] [--minutes M]
+
+`--table` only writes the stored numbers into the page.
 """
 
 import argparse
@@ -33,6 +35,8 @@ from opkernels.datasets.recipe import read_recipe
 from opkernels.training import Options
 
 RESULTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "compressed.md"
+BEGIN, END = "<!-- waves: python paper_figs/compressed_wave.py --table -->", "<!-- end -->"
 SIZES = {"train": (160, 0), "test": (64, 1)}  # samples, seed
 EPOCHS, BATCH = 10, 4
 CELLS = {
@@ -122,6 +126,30 @@ def main(folder, cells, seeds, minutes):
     return results
 
 
+def markdown(results):
+    """Return the stored numbers as a table, one row for each cell, every seed a number."""
+    seeds = sorted({key.split("/")[1] for key in results})
+    lines = [f"| kernels | weights of convolutions | all weights | error, seeds {', '.join(seeds)} | of dense | on training samples |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for cell in CELLS:
+        rows = {key.split("/")[1]: row for key, row in results.items() if key.split("/")[0] == cell}
+        if rows:
+            sizes = next(iter(rows.values()))
+            both = [seed for seed in rows if f"dense/{seed}" in results]
+            ratio = sum(rows[seed]["l2"] for seed in both) / sum(results[f"dense/{seed}"]["l2"] for seed in both)
+            errors, training = (
+                ", ".join(f"{rows[seed][key]:.3f}" if seed in rows else "-" for seed in seeds) for key in ("l2", "train_l2")
+            )
+            lines.append(f"| {cell} | {sizes['convolution_weights']} | {sizes['parameters']} | {errors} | {ratio:.2f}x | {training} |")
+    return "\n".join(lines)
+
+
+def write_table(results):
+    """Put the table between its marks on the page."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{rest.split(END, 1)[1]}")
+
+
 def draw(results, path):
     """Show the errors of each cell against its weights, every seed a dot."""
     import matplotlib
@@ -146,9 +174,11 @@ if __name__ == "__main__":
     parser.add_argument("--cells", nargs="+", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="of CPU; no cell begins later")
+    parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/compressed.md only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    result = json.loads(RESULTS.read_text()) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    write_table(result)
     draw(result, Path(__file__).with_suffix(".png"))
     print(f"{'cell/seed':>14} {'error':>7} {'training':>8} {'of dense':>8} {'convolutions':>12} {'weights':>8} {'CPU s':>6}")
     for key, row in result.items():

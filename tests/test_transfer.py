@@ -111,10 +111,11 @@ FINITE_ORDER = [
     ("FNO in a box", lambda d, i, o: FNO(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.05}),
     # Cosines of a function whose slope does not vanish at the walls alias, at the order of the midpoint rule.
     ("T1 in a box", lambda d, i, o: T1(d, i, o, n_modes=(8, 8), **SMALL), BOX, {"tolerance": 0.01}),
-    # Windows close and patches blend over 8 samples of 64, smoothly up to the second derivative; a mirrored field has kinks at walls.
-    ("MGTFNO", lambda d, i, o: mgtfno(d, i, o, levels=2), TORUS, {"tolerance": 1e-5, "shapes": DIVIDING}),
-    ("MGTFNO on cells", lambda d, i, o: mgtfno(d, i, o, levels=1), CELLS, {"tolerance": 1e-5, "shapes": DIVIDING}),
-    ("MGTFNO in a box", lambda d, i, o: mgtfno(d, i, o, levels=1), BOX, {"tolerance": 0.05, "shapes": DIVIDING}),
+    # The coarse operator sees a fourth or half of the samples of an axis: its nonlinearities alias as an FNO's on 16 or 32. A mirrored
+    # field has kinks at walls.
+    ("MGTFNO", lambda d, i, o: mgtfno(d, i, o, levels=2), TORUS, {"tolerance": 2e-2, "shapes": DIVIDING}),
+    ("MGTFNO on cells", lambda d, i, o: mgtfno(d, i, o, levels=1), CELLS, {"tolerance": 2e-4, "shapes": DIVIDING}),
+    ("MGTFNO in a box", lambda d, i, o: mgtfno(d, i, o, levels=1), BOX, {"tolerance": 0.1, "shapes": DIVIDING}),
     # Means over midpoints, or by the trapezoid rule.
     ("FactFormer in a box", lambda d, i, o: FactFormer(d, i, o, **SMALL), BOX, {"order": 2.0}),
     ("FactFormer from wall to wall", lambda d, i, o: FactFormer(d, i, o, **SMALL), Domain.box(1.0, 2.0, points="endpoint"), {"order": 2.0}),

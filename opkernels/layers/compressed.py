@@ -490,7 +490,7 @@ def _per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
 
 def _lengths(spacing: object, ndim: int) -> bool:
     """Whether `spacing` is a positive length for each axis."""
-    return isinstance(spacing, tuple) and len(spacing) == ndim and all(isinstance(h, Real) and 0 < h < math.inf for h in spacing)
+    return isinstance(spacing, tuple) and len(spacing) == ndim and all(isinstance(h, Real) and 0 < float(h) < math.inf for h in spacing)
 
 
 def _apply(x: Tensor, kernel: Tensor, run: _Run, periodic: tuple[bool, ...], mode: str) -> Tensor:

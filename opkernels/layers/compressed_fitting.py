@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +79,11 @@ def canonical(tensor: Tensor, rank: int) -> list[Tensor]:
 def tensor_train(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
     """Return cores (r, n, r'), one per axis of the tensor, by successive singular value decompositions."""
     import tensorly
-    from tensorly.decomposition import tensor_train
+    from tensorly.decomposition import tensor_train as decompose
 
-    with tensorly.backend_context("numpy", local_threadsafe=True):
-        return [torch.as_tensor(core.copy()) for core in tensor_train(tensor.numpy(), rank=[1, *ranks, 1]).factors]
+    with tensorly.backend_context("numpy", local_threadsafe=True):  # pyright: ignore[reportAttributeAccessIssue]
+        factors: Any = decompose(tensor.numpy(), rank=[1, *ranks, 1]).factors  # tensorly's returns are not typed
+    return [torch.as_tensor(core.copy()) for core in factors]
 
 
 def rank_one(kernel: Tensor) -> list[Tensor]:
