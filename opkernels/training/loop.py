@@ -154,7 +154,9 @@ def fit(
                 _make(folder)
             if on_start is not None and group.rank == 0:
                 on_start()
-            return run.train(quiet)
+            surrogate = run.train(quiet)
+        del run  # DDP must not outlive the process group: torch can wait for itself for ever when it frees both at once
+        return surrogate
     finally:
         group.leave()
 

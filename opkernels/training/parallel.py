@@ -20,6 +20,7 @@ Li et al., PyTorch Distributed, VLDB 2020, arXiv 2006.15704; Zhao et al., PyTorc
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ class Group:
     def leave(self) -> None:
         """End the process group if it was begun here; not where a process was lost, for which this could wait."""
         if self.owner and not isinstance(sys.exc_info()[1], ConnectionError):
+            gc.collect()  # what still refers to the group would end it at a bad moment; see `fit`
             dist.destroy_process_group()
 
 

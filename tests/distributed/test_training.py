@@ -24,7 +24,7 @@ from opkernels.training.checkpoint import holds_checkpoint
 
 SCRIPT = textwrap.dedent(
     """
-    import faulthandler, json, os, sys
+    import faulthandler, json, os, sys, time
     import numpy as np, torch, opkernels as ok
     import torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor  # once, before there are children
     from opkernels.training import Distributed, Options, Regime, fit
@@ -72,8 +72,12 @@ SCRIPT = textwrap.dedent(
                     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(code)
             children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), flush=True)
+        codes, ends = {}, []
+        while len(codes) < len(children):
+            child, status = os.wait()
+            codes[child] = os.waitstatus_to_exitcode(status)
+            ends.append(time.monotonic())
+        print(json.dumps([[codes[child] for child in children], ends[-1] - ends[0]]), flush=True)
     """
 )
 SIGTERM, SIGKILL = 15, 9
@@ -103,7 +107,8 @@ def nursery(tmp_path_factory):
         line = process.stdout.readline()
         told = (home / "said").read_text()[before:]
         assert line, told
-        return json.loads(line), told
+        codes, group.seconds = json.loads(line)  # between the ends of the first and of the last
+        return codes, told
 
     yield group
     process.communicate(timeout=60)
@@ -134,15 +139,15 @@ def test_four_processes_take_the_steps_of_one(nursery, alone, tmp_path, distribu
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_a_checkpoint_of_four_is_read_by_one_by_two_and_by_others_that_shard_nothing(nursery, alone, tmp_path):
+def test_a_checkpoint_of_four_is_read_by_one_and_by_two(nursery, alone, tmp_path):
     codes, told = nursery(tmp_path / "four", 4, {"sharded": True}, rank=2, stop_at=9, number=SIGTERM)
     assert codes == [130] * 4, told  # the signal came to one
     four = sorted(path.name for path in (tmp_path / "four").iterdir())
     assert four == ["best.safetensors", "last-00000009", "last.json", "log.csv", "log.jsonl"], "weights of epoch 1, a checkpoint of step 9"
     shards = list((tmp_path / "four" / "last-00000009").iterdir())
     assert len(shards) == 4 and all(path.suffix == ".safetensors" for path in shards), "no pickle"
-    for size, distributed in ((1, {}), (2, {"sharded": True}), (2, {"domain": 2})):
-        folder = shutil.copytree(tmp_path / "four", tmp_path / f"{size}-{len(distributed)}-{'domain' in distributed}")
+    for size, distributed in ((1, {}), (2, {"sharded": True})):
+        folder = shutil.copytree(tmp_path / "four", tmp_path / str(size))
         codes, told = nursery(folder, size, distributed)
         assert codes == [0] * size, told
         assert_same_run(folder, alone)
@@ -160,12 +165,11 @@ def test_a_checkpoint_of_one_is_read_by_processes_that_shard(nursery, alone, tmp
 
 @pytest.mark.parametrize("distributed", [{"domain": 2}, {"sharded": True}], ids=str)
 def test_a_killed_process_stops_the_others_and_the_run_goes_on(nursery, alone, tmp_path, distributed):
-    start = time.monotonic()
     codes, told = nursery(tmp_path / "run", 4, distributed, rank=1, stop_at=9)
-    assert time.monotonic() - start < 60 and sorted(codes) == [-SIGKILL, 2, 2, 2], told
+    assert nursery.seconds < 60 and sorted(codes) == [-SIGKILL, 2, 2, 2], told
     sentence = r"ConnectionError: process \d of 4 lost another one, .*: the last checkpoint in .*run stays; start .* again with --resume"
     assert len(re.findall(sentence, told)) == 3, told
-    codes, told = nursery(tmp_path / "run", 4, distributed)
+    codes, told = nursery(tmp_path / "run", 4, {"domain": 2})  # weights dealt out or not
     assert codes == [0] * 4, told
     assert_same_run(tmp_path / "run", alone)
 
