@@ -11,7 +11,7 @@ returns freed memory to the system at once. Two measures, both above what stood 
 
 "seconds" is CPU time of one step, the better of two.
 
-Run: python benchmarks/mg_memory.py     (writes benchmarks/results/mg_memory.json; a few minutes)
+Run: python benchmarks/mg_memory.py     (writes benchmarks/results/mg_memory.json and the table of docs/mg_tfno.md; a few minutes)
 """
 
 import json
@@ -25,6 +25,8 @@ from measuring import cpu, peak_memory
 SIZE, WIDTH, MODES, LAYERS, PADDING = 256, 32, 32, 4, 1 / 16
 CONTENDERS = ("whole", "levels 1", "levels 2", "levels 2 in one batch")
 RESULTS = Path(__file__).parent / "results" / "mg_memory.json"
+PAGE = Path(__file__).parents[1] / "docs" / "mg_tfno.md"
+BEGIN, END = "<!-- memory: python benchmarks/mg_memory.py -->", "<!-- end of memory -->"
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -50,9 +52,11 @@ def in_one_batch(module, x):
 
     patches, grid = module.patches, module.domain.grid(*x.shape[2:])
     pyramid = patches.pyramid(x, grid)
-    z = torch.cat([patches.windows(pyramid, grid, patch) for patch in patches.indices])
+    coarse = module.coarse(pyramid[-1])
+    answers = torch.cat([patches.prolonged(coarse, grid, patch) for patch in patches.indices])
+    z = torch.cat([torch.cat([patches.windows(pyramid, grid, patch) for patch in patches.indices]), answers], dim=1)
     y = patches.beginning(x, module.out_channels, grid)
-    for part, patch in zip(module.local(z).split(len(x)), patches.indices, strict=True):
+    for part, patch in zip((answers + module.local(z)).split(len(x)), patches.indices, strict=True):
         y = patches.add(y, part, grid, patch)
     return patches.stitched(y, grid)
 
@@ -99,6 +103,18 @@ def measure(name: str) -> dict:
     return row
 
 
+def write_table(rows: dict) -> None:
+    """Put live tensors and times between their marks on the page."""
+    names = ("TFNO, the whole field", "MGTFNO, `levels=1`: 4 patches", "MGTFNO, `levels=2`: 16 patches", "the same 16 patches in one batch")
+    lines = ["| | prediction | training step | CPU time, prediction | CPU time, training step |", "| --- | --- | --- | --- | --- |"]
+    for name, contender in zip(names, CONTENDERS, strict=True):
+        tasks = [rows[contender][task] for task in ("predict", "train")]
+        memory = [f"{row['tensors MB']:.0f} MB ({row['of whole']['tensors MB']:.2f})" for row in tasks]
+        lines.append(f"| {' | '.join([name, *memory, *(format(row['of whole']['seconds'], '.1f') + 'x' for row in tasks)])} |")
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text("\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{rest.split(END, 1)[1]}"]))
+
+
 def main() -> dict:
     rows = {}
     for name in CONTENDERS:
@@ -120,3 +136,4 @@ if __name__ == "__main__":
         result = main()
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_table(result)
