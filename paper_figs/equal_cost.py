@@ -1,8 +1,8 @@
 """Training under a budget of CPU seconds or of epochs, cell by cell: what the figures at equal cost share.
 
 A contender is trained on pairs (x, y) by AdamW with a cosine schedule that ends with its budget, whichever kind that is, in
-batches of 20, on the relative L2 error; what it sees, in which order, depends on the seed alone. CPU time is that of the
-process, without evaluation.
+batches of 20 if not said otherwise, on the relative L2 error; what it sees, in which order, depends on the seed alone. CPU time is
+that of the process, without evaluation.
 """
 
 import argparse
@@ -19,16 +19,16 @@ import opkernels as ok
 BATCH, WARMUP = 20, 0.05
 
 
-def train(model, x, y, *, lr, seed, seconds=None, epochs=None, symmetry=None):
+def train(model, x, y, *, lr, seed, seconds=None, epochs=None, symmetry=None, batch=BATCH):
     """Train until the seconds or the epochs are spent; return what was spent, and the mean error of the last hundred steps."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=1e-4)
-    total, step, losses, start = (epochs or 0) * math.ceil(len(x) / BATCH), 0, [], time.process_time()
+    total, step, losses, start = (epochs or 0) * math.ceil(len(x) / batch), 0, [], time.process_time()
     while True:
-        for part in torch.randperm(len(x), generator=generator).split(BATCH):
+        for part in torch.randperm(len(x), generator=generator).split(batch):
             spent = step / total if epochs else (time.process_time() - start) / seconds
             if spent >= 1:
-                done = {"cpu_seconds": time.process_time() - start, "epochs": step * BATCH / len(x)}
+                done = {"cpu_seconds": time.process_time() - start, "epochs": step * batch / len(x)}
                 return done | {"training": sum(losses[-100:]) / len(losses[-100:])}
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, (spent + 1e-3) / WARMUP) * (1 + math.cos(math.pi * spent)) / 2
