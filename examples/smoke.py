@@ -1,7 +1,7 @@
 """Buoyant smoke in a closed box: ∂d/∂t + u·∇d = 0, ∂u/∂t + u·∇u = -∇p + ν Δu + b d e_z, ∇·u = 0.
 
 A ball of smoke rises from rest and spreads under the lid. Prints how far its center of mass rose, the drift of its
-mass and the largest divergence. `python examples/smoke.py --picture FILE` draws it on a finer grid (two CPU minutes).
+mass and the largest divergence. `python examples/smoke.py --picture FILE` draws it on a finer grid (a quarter of a CPU minute).
 """
 
 import argparse

@@ -74,7 +74,7 @@ def _write(path: Path, figure, frames: Sequence[Callable[[], None]], seconds: fl
     write_atomically(path, lambda part: images[0].save(part, format="GIF", **options))
 
 
-def _animation(columns: list[np.ndarray], names: list[str], axes: Sequence[Axis | Parallels], grid: Grid, title: str):
+def _animation(columns: list[np.ndarray], names: list[str], axes: Sequence[Axis | Parallels], grid: Grid | SphereGrid, title: str):
     """Return a figure and a function that draws frame i with a caption into it."""
     style = color_scale(columns[0])
     if len(axes) == 1:

@@ -176,7 +176,7 @@ def plot_surfaces(
         Above all.
     """
     u = _volumes(u, grid, leading=2)
-    figure = new_figure(3.2 * u.shape[1] + 0.6, 3.2 * len(u) + (0.5 if title else 0.2))
+    figure = new_figure(3.2 * u.shape[1] + 0.4, 2.9 * len(u) + (0.5 if title else 0.2))
     panels = figure.subplots(*u.shape[:2], squeeze=False, subplot_kw={"projection": "3d", "computed_zorder": False})
     for row, fields, label in zip(panels, u, _labels(rows, len(u)), strict=True):
         levels = _levels(next((f for f in fields if np.ptp(f) > 0), fields[0])) if level is None else [float(level)]
@@ -187,7 +187,7 @@ def plot_surfaces(
             -0.04, 0.5, f"{label + ', ' if label else ''}at {at}", transform=row[0].transAxes, rotation=90, va="center", fontsize=9
         )
     for panel, name in zip(panels[0], _labels(columns, u.shape[1]), strict=True):
-        panel.set_title(name)
+        panel.set_title(name, y=0.98)
     finish(figure, title)
     return figure
 
@@ -216,8 +216,8 @@ def _draw_surfaces(panel, f: np.ndarray, grid: Grid, levels: Sequence[float]) ->
         getattr(panel, f"set_{a}lim")(axis.lower, axis.upper)
         getattr(panel, f"set_{a}label")(axis.name, labelpad=-8)
         getattr(panel, f"{a}axis").set_tick_params(pad=-3)
-    panel.locator_params(nbins=4)
-    panel.set_box_aspect([axis.length for axis in axes], zoom=0.92)
+    panel.locator_params(nbins=4, prune="both")
+    panel.set_box_aspect([axis.length for axis in axes], zoom=1.0)
     panel.view_init(elev=22, azim=-55)
 
 

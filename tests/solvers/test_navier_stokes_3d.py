@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import assert_order, band_limited
 
-from opkernels import Domain
+from opkernels import Domain, resample
 from opkernels.datasets.realization import solve_samples
 from opkernels.datasets.recipe import read_recipe
 from opkernels.datasets.recipe_files import load_data, override
@@ -87,6 +87,34 @@ def test_right_hand_side_is_the_projected_advection():
     low = [torch.arange(-3, 4) for _ in range(3)]
     pick = (slice(None), slice(None), low[0][:, None, None], low[1][:, None], low[2])
     assert relative(own[pick], spectrum[pick]) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (12, 12, 12), (15, 12, 9)])
+def test_products_are_free_of_aliasing(shape):
+    """With all modes at work that a grid keeps, the right-hand side is that of a grid twice as fine, which carries the products."""
+    u = dealiased(torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    fine = tuple(2 * n for n in shape)
+    solver = NavierStokes3D(BRICK, viscosity=0.0)
+    ours, theirs = solver.rhs(u), solver.rhs(resample(u, BRICK.grid(*shape), fine))
+    low = [torch.arange(-((n - 1) // 3), (n - 1) // 3 + 1) for n in shape]
+    pick = (..., low[0][:, None, None], low[1][:, None], low[2])
+    a, b = (torch.fft.fftn(f, dim=(2, 3, 4), norm="forward")[pick] for f in (ours, theirs))
+    assert relative(a, b) < 1e-13
+
+
+def test_a_right_hand_side_takes_nine_real_transforms(monkeypatch):
+    u, count = solenoidal((6, 7, 8), batch=1), {}
+    problem = NavierStokes3D(BRICK, viscosity=0.1)._bind(BRICK.grid(6, 7, 8), u)
+    u_hat = problem.encode(u)
+    for name, transform in (("rfft", torch.fft.rfft), ("irfft", torch.fft.irfft)):
+
+        def counted(x, *args, name=name, transform=transform, **options):
+            count[name] = count.get(name, 0) + x.shape[:-3].numel()
+            return transform(x, *args, **options)
+
+        monkeypatch.setattr(torch.fft, name, counted)
+    problem.nonlinear(u_hat, 0.0)
+    assert count == {"rfft": 3, "irfft": 6}
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (12, 12, 12), (15, 12, 9)])
