@@ -258,6 +258,8 @@ class CompressedConv(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the filters anew, from torch's generator, with the mean square of the kernel that nn.ConvNd starts with."""
         fan_in = math.prod(self._full_shape[1:])
+        if next(self.parameters()).is_meta:
+            return  # nothing to draw until the weights are on a device
         if self.weight is not None:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         else:
@@ -482,7 +484,7 @@ class _Run(NamedTuple):
 
 
 def _per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    values = (value,) * ndim if isinstance(value, (int, Integral)) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * ndim
     if len(values) != ndim or not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
         raise ValueError(f"CompressedConv got {value!r} for {ndim} axes; give a whole number, or one for each axis")
     return tuple(int(v) for v in values)
@@ -497,6 +499,8 @@ def _apply(x: Tensor, kernel: Tensor, run: _Run, periodic: tuple[bool, ...], mod
     """Convolve x with one kernel."""
     taps = kernel.shape[2:]
     if math.prod(taps) * math.prod(run.stride) == 1:
+        if run.depthwise:
+            return x * kernel[:, 0].to(x.dtype)
         return torch.matmul(kernel.flatten(1), x.flatten(2)).unflatten(2, x.shape[2:])
     wide = [a for a, k in enumerate(taps) if k > 1]
     if run.depthwise and len(wide) == 1 and math.prod(run.stride) == run.stride[wide[0]]:

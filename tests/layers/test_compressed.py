@@ -165,6 +165,13 @@ def test_white_noise_leaves_with_the_variance_that_a_dense_convolution_gives_it(
     assert dense(x).var().item() * 3 == pytest.approx(1.0, rel=0.1)
 
 
+def test_can_be_built_without_memory_and_drawn_later():
+    with torch.device("meta"):
+        layer = CompressedConv(SPACE, 8, 8, rank=8)
+    layer.to_empty(device="cpu").reset_parameters()
+    assert layer.to_dense().square().mean().item() * 8 * 27 == pytest.approx(1 / 3, rel=1e-5)
+
+
 def test_cp_filters_have_equal_norms_at_the_start():
     """Entries drawn one by one would let terms differ by powers."""
     layer = CompressedConv(SPACE, 32, 32, rank=16)
@@ -345,13 +352,15 @@ def test_compiles_to_one_graph_for_several_sizes():
 
 
 def test_filters_of_one_tap_and_single_channels():
-    for c_in, c_out, factorization in itertools.product((1, 4), (1, 4), ("cp", "tt", "sequential")):
-        layer = CompressedConv(Domain.periodic(1.0, 1.0), c_in, c_out, kernel_size=(1, 5), rank=1, factorization=factorization).double()
-        x = torch.randn(1, c_in, 6, 7, dtype=torch.float64)
+    cases = itertools.product([(1, 1, 1), (4, 1, 1), (1, 4, 1), (4, 4, 3)], [(1, 5), (5, 1)], [(1, 1), (2, 1)], ("cp", "tt", "sequential"))
+    x = torch.randn(1, 4, 6, 7, dtype=torch.float64)
+    for (c_in, c_out, rank), taps, stride, factorization in cases:
+        options = {"kernel_size": taps, "stride": stride, "rank": rank, "factorization": factorization}
+        layer = CompressedConv(Domain.periodic(1.0, 1.0), c_in, c_out, **options).double()
+        truth = F.conv2d(padded(x[:, :c_in], taps, "circular"), layer.to_dense(), layer.bias, stride)
         for implementation in ("auto", "factorized", "reconstructed"):
             layer.runs = layer._plan(implementation)
-            truth = F.conv2d(padded(x, (1, 5), "circular"), layer.to_dense(), layer.bias)
-            assert error(layer(x), truth) < 1e-13
+            assert error(layer(x[:, :c_in]), truth) < 1e-13, (options, implementation)
 
 
 @pytest.mark.parametrize(
@@ -366,6 +375,7 @@ def test_filters_of_one_tap_and_single_channels():
         (lambda: CompressedConv(SPACE, 8, 8, factorization="tucker"), "factorization='tucker'; choose one of dense, pairwise"),
         (lambda: CompressedConv(SPACE, 8, 8, kernel_size=4), "kernel_size=\\(4, 4, 4\\); give odd sizes"),
         (lambda: CompressedConv(SPACE, 8, 8, kernel_size=(3, 3)), "got \\(3, 3\\) for 3 axes"),
+        (lambda: CompressedConv(SPACE, 8, 8, kernel_size=3.0), "got 3.0 for 3 axes"),
         (lambda: CompressedConv(SPACE, 0, 8), "in_channels=0"),
         (lambda: CompressedConv(SPACE, 8, 2.5), "out_channels=2.5.*whole numbers"),
         (lambda: CompressedConv(Sphere(), 8, 8), "Sphere.*give a Domain"),
