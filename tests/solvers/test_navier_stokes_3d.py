@@ -41,6 +41,12 @@ def solenoidal(shape=SHAPE, batch=2):
     return torch.stack([g[1][:, 2] - g[2][:, 1], g[2][:, 0] - g[0][:, 2], g[0][:, 1] - g[1][:, 0]], dim=1)
 
 
+def wave_numbers(shape):
+    """Return |κ| of all modes of a grid on BRICK, (*shape)."""
+    k = [2 * math.pi / length * torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n, length in zip(shape, BRICK.extent, strict=True)]
+    return (k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2).sqrt()
+
+
 def dealiased(u):
     """Return the solenoidal part of a velocity on the kept modes."""
     problem = NavierStokes3D(BRICK, viscosity=0.0)._bind(BRICK.grid(*u.shape[2:]), u)
@@ -179,6 +185,18 @@ def test_stirring_holds_the_energy_or_feeds_a_given_power():
     assert (rate - torch.tensor([0.3, 0.6])).abs().max() < 1e-12
 
 
+def test_stirring_acts_on_large_scales_in_proportion_to_them():
+    u, k_f = dealiased(solenoidal(SHAPE)), 3.0
+    stirred = NavierStokes3D(BRICK, viscosity=0.1, stirring_wavenumber=k_f, stirring_power=0.4)
+    force, u_hat = (
+        torch.fft.fftn(f, dim=(2, 3, 4), norm="forward") for f in (stirred.rhs(u) - NavierStokes3D(BRICK, viscosity=0.1).rhs(u), u)
+    )
+    k2 = wave_numbers(SHAPE).square()
+    large = u_hat * ((k2 > 0) & (k2 <= k_f**2))
+    assert 0.02 < large.abs().square().sum() / u_hat.abs().square().sum() < 0.5
+    assert relative(force, 0.4 * large / large.abs().square().sum(dim=(1, 2, 3, 4), keepdim=True)) < 1e-12
+
+
 def test_forced_run_fills_the_spectrum():
     """From the large scales alone, energy reaches the small ones and falls with the wave number."""
     solver = NavierStokes3D(TORUS, viscosity=0.07, stirring_wavenumber=2.0)
@@ -195,25 +213,28 @@ def test_forced_run_fills_the_spectrum():
     assert 7 * (0.07**3 / dissipation) ** 0.25 > 1.0, "resolved"
 
 
-def test_random_velocity_has_its_spectrum_and_no_divergence():
-    field = RandomVelocity(BRICK, spectrum="inertial", peak=3.0, energy=0.7, cutoff=9.0)
+@pytest.mark.parametrize(
+    ("spectrum", "formula"),
+    [
+        ("inertial", lambda q: torch.where(q <= 1, q**2, q ** (-5 / 3))),
+        ("von_karman", lambda q: q**4 * (1 + 12 / 5 * q**2) ** (-17 / 6)),
+        ("gaussian", lambda q: q**4 * torch.exp(-2 * q**2)),
+    ],
+)
+def test_random_velocity_has_its_spectrum_and_no_divergence(spectrum, formula):
+    field = RandomVelocity(BRICK, spectrum=spectrum, peak=3.0, energy=0.7, cutoff=9.0)
     solver = NavierStokes3D(BRICK, viscosity=0.1)
     u = field.sample(24, (20, 12, 14), seed=5, dtype=torch.float64)
     assert solver.divergence(u).norm() < 1e-13 * solver.vorticity(u).norm()
-    assert solver.energy(u).mean().item() == pytest.approx(0.7, rel=0.05)
+    assert solver.energy(u).mean().item() == pytest.approx(0.7, rel=0.06)
     parts = u.square().mean(dim=(0, 2, 3, 4))
     assert relative(parts, torch.full_like(parts, 2 * 0.7 / 3)) < 0.15
-    u_hat = torch.fft.fftn(u, dim=(2, 3, 4), norm="forward")
-    n = [
-        torch.fft.fftfreq(m, length / (2 * math.pi * m), dtype=torch.float64) for m, length in zip((20, 12, 14), BRICK.extent, strict=True)
-    ]
-    kappa = (n[0][:, None, None] ** 2 + n[1][:, None] ** 2 + n[2] ** 2).sqrt()
-    power = u_hat.abs().square().sum(dim=1).mean(dim=0)
-    shell = [power[(kappa > low) & (kappa <= low + 2)].mean() for low in (1.0, 3.0, 5.0, 7.0)]
-    expected = torch.where(kappa <= 3, (kappa / 3) ** 2, (kappa / 3) ** (-5 / 3)) / kappa**2
-    wanted = [expected[(kappa > low) & (kappa <= low + 2)].mean() for low in (1.0, 3.0, 5.0, 7.0)]
-    ratio = torch.stack(shell) / torch.stack(wanted)
-    assert (ratio / ratio.mean() - 1).abs().max() < 0.25
+    kappa = wave_numbers((20, 12, 14))
+    power = torch.fft.fftn(u, dim=(2, 3, 4), norm="forward").abs().square().sum(dim=1).mean(dim=0)
+    expected = formula(kappa / 3) / kappa.clamp_min(1e-9) ** 2
+    within = [(kappa > low) & (kappa <= low + 2) for low in (1.0, 3.0, 5.0)]
+    ratio = torch.stack([power[shell].sum() / expected[shell].sum() for shell in within])
+    assert (ratio / ratio.mean() - 1).abs().max() < 0.12, ratio
 
 
 def test_random_velocity_is_nested_and_its_samples_stand_alone():
