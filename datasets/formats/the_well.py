@@ -6,7 +6,7 @@
 | ``/dimensions``          | time (T,) or (N, T); x (X,), y, z                                                            |
 | ``/boundary_conditions`` | one per axis: bc_type PERIODIC, WALL or OPEN, and a mask that is true at both ends           |
 | ``/scalars``             | per-sample parameters (N,), constants ()                                                     |
-| ``/t0_fields``, 1, 2     | ([N,] [T,] X, Y, Z [, D [, D]]), each with sample_varying, time_varying, dim_varying         |
+| ``/t0_fields``, 1, 2     | ``([N,] [T,] X, Y, Z [, D [, D]])``, each with sample_varying, time_varying, dim_varying     |
 
 Our fields velocity_x, velocity_y[, velocity_z] are one vector there. All groups and attributes are written that its reader, its
 ``to_xarray`` and its format checker ask for; masks true at the ends, for the reader takes an all-false mask for open;
