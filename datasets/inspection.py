@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from opkernels.datasets.fields import Field
 from opkernels.datasets.particle_trajectories import ParticleTrajectories, open_particles
 from opkernels.datasets.store import StoredArray, holds_particles
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
-from opkernels.sphere import Sphere
+from opkernels.sphere import Parallels, Sphere
 
 __all__ = ["describe", "draw", "draw_particles"]
 
@@ -47,7 +48,7 @@ def _rows(data: Trajectories, path: Path) -> Iterator[tuple[str, str]]:
     yield "samples", str(len(data))
     yield "times", "stationary" if data.times is None else _span(data.times)
     for axis, n in zip(data.domain.axes, data.shape, strict=True):
-        kind = "periodic" if axis.periodic else "walls"
+        kind = "periodic" if axis.periodic else "from pole to pole" if isinstance(axis, Parallels) else "walls"
         yield f"axis {axis.name}", f"[{axis.lower:.6g}, {axis.upper:.6g}] {kind}, {n} {axis.points} samples, spacing {axis.spacing(n):.4g}"
     for name, field in data.fields.items():
         yield f"field {name}", f"{field.dtype} {' x '.join(map(str, field.shape))}, restricted by {field.rule}; {_statistics(field)}"
@@ -98,12 +99,14 @@ def _statistics(field: Field) -> str:
     if bad:
         return f"{bad} numbers that are NaN or infinite in the first {len(some)} samples"
     if not field.evolving:
-        return f"rms {_rms(some):.3g}, from {some.min():.3g} to {some.max():.3g} in the first {len(some)} samples"
-    return f"rms {_rms(some[:, 0]):.3g} at first, {_rms(some[:, -1]):.3g} at last, in the first {len(some)} samples"
+        return f"rms {_rms(some, field):.3g}, from {some.min():.3g} to {some.max():.3g} in the first {len(some)} samples"
+    return f"rms {_rms(some[:, 0], field):.3g} at first, {_rms(some[:, -1], field):.3g} at last, in the first {len(some)} samples"
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+def _rms(values: np.ndarray, field: Field) -> float:
+    """Root mean square over samples and space, by quadrature."""
+    weights = field.grid.weights(dtype=torch.float64).numpy()
+    return float(np.sqrt(np.mean(values**2 * (weights / weights.mean()))))
 
 
 def _provenance(told: Mapping) -> Iterator[tuple[str, str]]:

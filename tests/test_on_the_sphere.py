@@ -166,7 +166,10 @@ def test_pictures_have_the_north_above(tmp_path):
 
     data = dataset()
     data.save(tmp_path / "data.nc")
-    assert "latitude" in describe(tmp_path / "data.nc")
+    told = describe(tmp_path / "data.nc")
+    assert "[-1.5708, 1.5708] from pole to pole, 16 gauss samples" in told and "walls" not in told
+    mean_square = (data.read()[:, 0, 0] ** 2 * GRIDS[0].weights(dtype=torch.float64)).sum((-2, -1)).mean() / SPHERE.measure
+    assert f"rms {mean_square.sqrt():.3g} at first" in told, "by area, not by samples"
     draw(data, tmp_path / "data.png", samples=1, times=2)
     assert (tmp_path / "data.png").stat().st_size > 1000
     north = GRIDS[0].coordinates()[0].numpy()[None]

@@ -281,7 +281,7 @@ def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, ro
 
 def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor) -> dict[str, Tensor]:
     r = plan.truth(view, rows, plan.frames[j])
-    return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": diverged(p, r).double()}
+    return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": diverged(p, r, view.grid).double()}
 
 
 def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[dict[str, Tensor]]]:

@@ -9,7 +9,7 @@ from opkernels.domains import Grid
 from opkernels.metrics import band_energy, rel_h1, rel_l2, spectrum_distance
 from opkernels.sphere import SphereGrid
 
-__all__ = ["DEFINITIONS", "THRESHOLDS", "correlation", "correlation_times", "diverged", "frame_metrics", "vrmse"]
+__all__ = ["DEFINITIONS", "THRESHOLDS", "correlation", "correlation_times", "diverged", "frame_metrics", "rms", "vrmse"]
 
 DEFINITIONS = {
     "rel_l2": "||p - r|| / ||r||, norms over fields and space",
@@ -74,9 +74,14 @@ def correlation(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
     return _over_fields(_mean(a * b, grid) / size.clamp_min(torch.finfo(size.dtype).tiny), _variance(r, grid)[1])
 
 
-def diverged(p: Tensor, r: Tensor, factor: float = 10.0) -> Tensor:
+def rms(u: Tensor, grid: Grid | SphereGrid) -> Tensor:
+    """Root mean square over space, by quadrature: (B, C)."""
+    return _mean(u.double() ** 2, grid).sqrt()
+
+
+def diverged(p: Tensor, r: Tensor, grid: Grid | SphereGrid, factor: float = 10.0) -> Tensor:
     """Tell which samples have left the truth's range: not finite, or (truth not zero) above `factor` times its rms; bool (B,)."""
-    size, truth = (u.double().flatten(1).pow(2).mean(1).sqrt() for u in (p, r))
+    size, truth = (rms(u, grid).pow(2).mean(1).sqrt() for u in (p, r))
     return ~size.isfinite() | ((size > factor * truth) & (truth > 0))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import _Plan, parse_resolution
-from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics
+from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms
 from opkernels.evaluation.report import by
 from opkernels.metrics import energy_spectrum
 from opkernels.surrogate import Surrogate
@@ -93,7 +93,7 @@ class _Run:
         start = plan.truth(view, self.rows, plan.given[-1])
         self.metrics = {name: torch.full((samples, steps), torch.nan, dtype=torch.float64) for name in _METRICS}
         self.rms, self.rms_truth = (torch.full((samples, steps + 1, len(self.outputs)), torch.nan, dtype=torch.float64) for _ in range(2))
-        self.rms[:, 0] = self.rms_truth[:, 0] = _rms(start)
+        self.rms[:, 0] = self.rms_truth[:, 0] = rms(start, self.grid)
         self.lost = torch.full((samples,), torch.inf, dtype=torch.float64)
         self.range = start
         self.spectra: dict[str, dict[int, Tensor]] = {"spectrum": {}, "spectrum_truth": {}}
@@ -101,20 +101,20 @@ class _Run:
 
     def take(self, j: int, p: Tensor) -> None:
         """Measure frame j = 1, 2, ... (B, C_out, *spatial)."""
-        self.rms[:, j] = _rms(p)
+        self.rms[:, j] = rms(p, self.grid)
         if j <= len(self.plan.frames):
             r = self.plan.truth(self.view, self.rows, self.plan.frames[j - 1])
             for name, value in frame_metrics(p, r, self.grid, self.plan.edges).items():
                 if name in self.metrics:
                     self.metrics[name][:, j - 1] = value
-            self.rms_truth[:, j] = _rms(r)
+            self.rms_truth[:, j] = rms(r, self.grid)
             # The range is that of the largest truth seen so far.
-            larger = (_rms(r).norm(dim=1) > _rms(self.range).norm(dim=1)).reshape(-1, *[1] * (r.ndim - 1))
+            larger = (rms(r, self.grid).norm(dim=1) > rms(self.range, self.grid).norm(dim=1)).reshape(-1, *[1] * (r.ndim - 1))
             self.range = torch.where(larger, r, self.range)
         else:
             r = None
         self._spectra(j, p, r)
-        gone = diverged(p, self.range, _RANGE) & self.lost.isinf()
+        gone = diverged(p, self.range, self.grid, _RANGE) & self.lost.isinf()
         self.lost[gone] = j * self.dt
         if self.keep:
             self.kept["prediction"].append(p[: self.keep])
@@ -168,10 +168,6 @@ class _Run:
         return xarray.Dataset(
             variables, coordinates, {"resolution": by(self.grid.shape), "model": type(self.plan.surrogate.model).__name__}
         )
-
-
-def _rms(u: Tensor) -> Tensor:
-    return u.double().flatten(2).pow(2).mean(2).sqrt()
 
 
 def _after_first(values: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 import opkernels as ok
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import last_frames, parse_resolution
-from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, vrmse
+from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, rms, vrmse
 from opkernels.evaluation.tables import error_table
 from opkernels.normalization import Normalization
 from opkernels.surrogate import Surrogate
@@ -188,12 +188,23 @@ def test_frame_metrics_by_hand():
     torch.testing.assert_close(correlation(0 * r, r, grid), torch.zeros(2, dtype=torch.float64))
     both = torch.cat([r, torch.ones_like(r)], dim=1)  # a constant field has no variance: it does not count
     torch.testing.assert_close(vrmse(both + 0.1 * both, both, grid), vrmse(1.1 * r, r, grid))
-    assert diverged(torch.stack([r[0], 11 * r[0], r[0] / 0]), r[:1].expand(3, 1, 8, 8)).tolist() == [False, True, True]
+    assert diverged(torch.stack([r[0], 11 * r[0], r[0] / 0]), r[:1].expand(3, 1, 8, 8), grid).tolist() == [False, True, True]
     metrics = frame_metrics(r + r.roll(1, -1), r, grid, [0.0, 1.0, 2.0, math.inf])
     torch.testing.assert_close(metrics["band_error"].norm(dim=1), metrics["rel_l2"])  # Parseval
     times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert correlation_times(torch.tensor([0.99, 0.85, 0.7], dtype=torch.float64), times).tolist() == [3.0, 2.0, 2.0]
     assert correlation_times(torch.tensor([0.99, math.nan, 0.99], dtype=torch.float64), times).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_sizes_are_means_over_space_not_over_samples():
+    """A cap around the pole holds many samples and little area, and so do the ends of a Gauss axis."""
+    ball, box = ok.Sphere().grid(90, 180), ok.Domain.box(1.0, 1.0, points="gauss").grid(60, 60)
+    for grid, inside, share in ((ball, lambda x: x > 1.0, (1 - math.sin(1.0)) / 2), (box, lambda x: x < 0.1, 0.1)):
+        cap = inside(grid.coordinates(dtype=torch.float64)[0]).double()[None, None]
+        assert rms(cap, grid).item() ** 2 == pytest.approx(share, rel=0.1)
+        assert cap.mean().item() > 1.5 * share
+        size = rms(cap, grid).item()
+        assert [diverged(factor / size * cap, torch.ones_like(cap), grid).item() for factor in (9.9, 10.1)] == [False, True]
 
 
 def test_the_table(errors):
