@@ -58,6 +58,8 @@ class ParticleSet:
 
     def __post_init__(self):
         x = self.positions
+        if not isinstance(self.domain, Domain):
+            raise ValueError(f"ParticleSet got domain={self.domain!r}; give a Domain, such as Domain.box(1.0, 1.0)")
         if x.ndim != 2 or x.shape[1] != self.domain.ndim or not x.is_floating_point():
             raise ValueError(
                 f"ParticleSet got positions {x.dtype} {tuple(x.shape)} on a {self.domain.ndim}-D domain; expected (N, d) floats"

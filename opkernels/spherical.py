@@ -121,6 +121,7 @@ class Harmonics:
         The means (l = 0) of both are ignored: no vector field has them.
         """
         self._check_coefficients(vorticity, grid)
+        _check_pair("coefficients of vorticity and divergence", vorticity, divergence)
         scale = grid.domain.radius * self._inverse_eigenvalues(vorticity)
         return self._vector(scale * vorticity, scale * divergence, grid)
 
@@ -142,7 +143,7 @@ class Harmonics:
 
     def vorticity_divergence(self, u: Tensor, v: Tensor, grid: SphereGrid) -> tuple[Tensor, Tensor]:
         """Return the coefficients of vorticity and divergence of the vector field with samples (u, v)."""
-        u, v = self._samples(u, grid), self._samples(v, grid)
+        u, v = self._components(u, v, grid)
         weights, *legendre = self._tables(_vector_table, grid, u)
         with _exact(u):
             q, d = _projected(legendre, self._folded(torch.stack([u, v]), weights), 2).unbind(2)
@@ -152,7 +153,7 @@ class Harmonics:
 
     def divergence(self, u: Tensor, v: Tensor, grid: SphereGrid) -> Tensor:
         """Return the coefficients of the divergence alone, for half the work of `vorticity_divergence`."""
-        u, v = self._samples(u, grid), self._samples(v, grid)
+        u, v = self._components(u, v, grid)
         weights, *legendre = self._tables(_vector_table, grid, u)
         with _exact(u):
             rows_u, rows_v = self._folded(torch.stack([u, v]), weights).chunk(2, dim=3)
@@ -213,6 +214,12 @@ class Harmonics:
             )
         return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
+    def _components(self, u: Tensor, v: Tensor, grid: SphereGrid) -> tuple[Tensor, Tensor]:
+        """Refuse components that do not fit the grid or each other."""
+        u, v = self._samples(u, grid), self._samples(v, grid)
+        _check_pair("samples of u and v", u, v)
+        return u, v
+
     def _check_coefficients(self, z: Tensor, grid: SphereGrid) -> None:
         self._check_grid(grid)
         size = self.degree + 1
@@ -263,6 +270,13 @@ class Harmonics:
         z = torch.view_as_complex(columns.unflatten(3, (-1, 2))).transpose(1, 2).flatten(0, 2).T.contiguous()
         z = z[:, : size * (2 * k - 1)].unflatten(1, (size, 2 * k - 1))[..., :size]
         return z.reshape(-1, *batch, size, size).mT
+
+
+def _check_pair(what: str, one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        raise ValueError(
+            f"got {what} of shapes {tuple(one.shape)} and {tuple(other.shape)} and dtypes {one.dtype} and {other.dtype}; give two alike"
+        )
 
 
 def _pairs(degree: int) -> int:

@@ -127,7 +127,7 @@ class RandomSphere:
     ) -> Tensor:
         """Draw the samples number start .. start + n - 1 of the stream `seed`, (n, 1, lat, lon); see `GaussianRandomField.sample`."""
         check_draw("RandomSphere", n, start, seed)
-        grid = self.domain.grid(*shape)
+        grid = self.domain.grid(shape)
         out = torch.empty(n, 1, *grid.shape, dtype=dtype or torch.get_default_dtype(), device=device)
         block = max(1, _BLOCK // math.prod(grid.shape))
         for first in range(0, n, block):
@@ -213,7 +213,7 @@ class RandomShallowWater:
     def sample(self, n: int, shape: tuple[int, int], *, seed: int, start: int = 0, device=None, dtype: torch.dtype | None = None) -> Tensor:
         """Draw the samples number start .. start + n - 1 of the stream `seed`, (n, 3, lat, lon); see `GaussianRandomField.sample`."""
         check_draw("RandomShallowWater", n, start, seed)
-        grid = self.domain.grid(*shape)
+        grid = self.domain.grid(shape)
         out = torch.empty(n, 3, *grid.shape, dtype=dtype or torch.get_default_dtype(), device=device)
         block = max(1, _BLOCK // (3 * math.prod(grid.shape)))
         for first in range(0, n, block):

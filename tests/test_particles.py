@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from opkernels import Axis, Domain, ParticleSet
+from opkernels import Axis, Domain, ParticleSet, Sphere
 
 
 def test_volumes_integrate():
@@ -56,6 +56,7 @@ LINE = Domain.periodic(1.0)
         (r"masses of shape \(2,\)", (torch.zeros(3, 1), torch.ones(2), 0.1, LINE)),
         (r"masses that are not positive at particle 1", (torch.zeros(2, 1), torch.tensor([1.0, 0.0]), 0.1, LINE)),
         (r"not finite at particle 1", (torch.tensor([[0.0], [math.inf]]), 1.0, 0.1, LINE)),
+        (r"give a Domain", (torch.zeros(3, 2), 1.0, 0.1, Sphere())),
         (r"support=0", (torch.zeros(2, 1), 1.0, 0.0, LINE)),
         (r"batch of shape", (torch.zeros(2, 1), 1.0, 0.1, LINE, torch.zeros(2))),
         (r"densities that are not positive", (torch.zeros(2, 1), 1.0, 0.1, LINE, None, torch.tensor([1.0, math.nan]))),

@@ -322,6 +322,12 @@ def test_compiled_it_gives_the_same_numbers():
         (lambda: Harmonics(3).analyze(torch.zeros(9, 16), Sphere().grid(8, 16)), "of 8 latitudes and 16 longitudes; expected real"),
         (lambda: Harmonics(3).analyze(torch.zeros(8, 16, dtype=torch.int64), Sphere().grid(8, 16)), "dtype torch.int64"),
         (lambda: Harmonics(3).vorticity_divergence(torch.zeros(8, 16), torch.zeros(8, 15), Sphere().grid(8, 16)), "shape \\(8, 15\\)"),
+        (
+            lambda: Harmonics(3).vorticity_divergence(torch.zeros(2, 8, 16), torch.zeros(8, 16), Sphere().grid(8, 16)),
+            r"samples of u and v of shapes \(2, 8, 16\) and \(8, 16\)",
+        ),
+        (lambda: Harmonics(3).divergence(torch.zeros(8, 16), torch.zeros(8, 16).double(), Sphere().grid(8, 16)), "give two alike"),
+        (lambda: Harmonics(3).velocity(coefficients(3), coefficients(4), Sphere().grid(8, 16)), "coefficients of vorticity and divergence"),
         (lambda: Harmonics(3).synthesize(coefficients(4), Sphere().grid(8, 16)), "shape \\(5, 5\\).*expected complex \\(..., 4, 4\\)"),
         (lambda: Harmonics(3).synthesize(torch.zeros(4, 4), Sphere().grid(8, 16)), "dtype torch.float32; expected complex"),
         (lambda: Harmonics(3).analyze(torch.zeros(8, 16), (8, 16)), "give one of a sphere"),

@@ -152,6 +152,8 @@ class SpectralConv(nn.Module):
             return self.transform.synthesize(z, target, channels_last=channels_last)
 
     def _check(self, x: Tensor, grid: Grid) -> None:
+        if not isinstance(grid, Grid):
+            raise ValueError(f"SpectralConv got grid={grid!r}; give the grid of a Domain, or take SphericalSpectralConv for a sphere")
         if grid.ndim != self.modes.ndim:
             raise ValueError(
                 f"SpectralConv got a {grid.ndim}-D grid but n_modes for {self.modes.ndim} axes; give one number of modes per axis"

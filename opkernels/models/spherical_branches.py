@@ -43,12 +43,12 @@ def sphere_branches(
     ValueError
         If `n_modes` is no number, or an option has no meaning on a sphere.
     """
-    if not isinstance(n_modes, int):
+    if isinstance(n_modes, Sequence):
         raise ValueError(f"LocalNO got n_modes={n_modes!r} on a sphere; give one number, the largest degree")
     check_size("LocalNO", "n_modes", n_modes)
     if differential.accuracy not in (None, "exact"):
         raise ValueError(f'LocalNO got the differential accuracy {differential.accuracy!r} on a sphere; leave it out or give "exact"')
-    radius = math.pi / n_modes
+    radius = math.pi / max(n_modes, 2)  # kernels end before the antipode
     length = radius / (2 * math.pi) if differential.length is None else differential.length
     smoothing = length if differential.smoothing is None else differential.smoothing
     kernel = kernel_from(integral.kernel) or Radial(2, 3)

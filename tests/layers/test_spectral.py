@@ -7,7 +7,7 @@ import torch
 from helpers import assert_order, band_limited, fake_cuda
 from torch import nn
 
-from opkernels import Axis, Domain
+from opkernels import Axis, Domain, Sphere
 from opkernels.layers import AxisSpectralConv, SpectralConv
 from opkernels.layers.padding import DomainPadding
 from opkernels.resample import resample
@@ -125,6 +125,7 @@ def test_runs_on_fake_cuda():
         ((2, 3, 16, 16), TORUS.grid(16, 12), "expected \\(batch, 3, 16, 12\\)"),
         ((2, 4, 16, 12), TORUS.grid(16, 12), "got x of shape \\(2, 4, 16, 12\\)"),
         ((2, 3, 16), Domain.periodic(1.0).grid(16), "give one number of modes per axis"),
+        ((2, 3, 16, 12), Sphere().grid(16, 12), "take SphericalSpectralConv for a sphere"),
         ((2, 3, 16, 12), Domain.box(1.0, 1.0, points="endpoint").grid(16, 12), 'points="endpoint"'),
         ((2, 3, 16, 12), Domain.box(1.0, 1.0, points="gauss").grid(16, 12), 'points="gauss"'),
     ],

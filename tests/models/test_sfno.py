@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import fake_cuda
@@ -88,6 +89,8 @@ def test_lengths_begin_where_the_spectral_branch_ends():
     assert (type(spectral), type(differential), type(integral)) == (SphericalSpectralConv, SphericalDifferentialConv, SphericalIntegralConv)
     assert integral.radius == pytest.approx(torch.pi / 10) and differential.length == differential.smoothing == pytest.approx(0.05)
     assert spectral.degree == 10 and integral.kernel == Radial(2, 3) and integral.quadrature == "exact"
+    for n_modes, radius in ((1, torch.pi / 2), (np.int64(4), torch.pi / 4)):  # degree one alone, a number from NumPy
+        assert local_no(n_modes=n_modes).blocks[0].conv.branches["integral"].radius == pytest.approx(radius)
     assert local_no(integral={"kernel": ["Zernike", 3]}).blocks[0].conv.branches["integral"].quadrature == "nodal"
 
 

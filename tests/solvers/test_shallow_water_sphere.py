@@ -231,6 +231,7 @@ def test_bad_input_in_one_sentence():
     u = torch.zeros(1, 3, *SMALL)
     plane: Any = Domain.periodic(1.0, 1.0)
     words: Any = "yes"
+    number: Any = 16
     for call, told in {
         lambda: ShallowWaterSphere(plane, mean_depth=1.0): "give a Sphere",
         lambda: ShallowWaterSphere(EARTH, mean_depth=0.0): "mean_depth=0; it must be greater than 0",
@@ -244,6 +245,8 @@ def test_bad_input_in_one_sentence():
         lambda: RandomSphere(EARTH, alpha=0.5): "give alpha > 1 or a cutoff",
         lambda: RandomSphere(EARTH, cutoff=0): "cutoff=0; give the largest degree",
         lambda: RandomSphere(plane): "give a Sphere",
+        lambda: RandomSphere(EARTH).sample(1, number, seed=0): "give the numbers of latitudes and of longitudes",
+        lambda: RandomShallowWater(EARTH).sample(1, number, seed=0): "give the numbers of latitudes and of longitudes",
         lambda: RandomShallowWater(EARTH, balanced=words): "give True or False",
         lambda: mountain().fields(1.0, SMALL): "known at t=0 only",
     }.items():
