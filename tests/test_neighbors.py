@@ -230,6 +230,31 @@ def test_work_is_linear_in_the_particles():
     assert large / many < 1.6
 
 
+@pytest.mark.parametrize(("d", "rows"), [(2, 7), (3, 49)])
+def test_memory_is_bounded_by_the_chunk(d, rows):
+    """Beside the result, gathered piece by piece, two int32 tables (N, rows) and a few columns; temporaries are a chunk's."""
+    from torch.profiler import ProfilerActivity, profile
+
+    n, chunk = 6000, 2**12
+    x = torch.rand(n, d, generator=torch.Generator().manual_seed(0))
+    support = {2: 0.05, 3: 0.12}[d]
+
+    def peak(chunk):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+            pairs = radius_search(x, support=support, domain=Domain.periodic(*[1.0] * d), backend="torch", chunk=chunk)
+        live = most = 0
+        for _, size in sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"):
+            live += size
+            most = max(most, live)
+        return most, pairs.n_edges
+
+    (little, n_edges), (much, _) = peak(chunk), peak(2**24)
+    result = 16 * n_edges
+    assert result > 2**21
+    assert little < 1.5 * result + (8 * rows + 120) * n + 100 * chunk
+    assert much > 1.8 * little
+
+
 NAN = torch.tensor([[0.1, 0.2], [float("nan"), 0.3]])
 
 
