@@ -2,8 +2,8 @@
 
     u = (1 - Δ/16)^-1 (f + f²/2)   on the torus [0, 2π)²,   f a random field;   exact in Fourier
 
-Every patch is a quarter of the domain; what lies beyond its padding reaches it through the coarse window. Prints the relative L2
-error on new samples on a grid twice as fine (0 is exact).
+Every patch is a quarter of the domain; what lies beyond its padding reaches it through the answer on a grid half as fine. Prints the
+relative L2 error on new samples on a grid twice as fine (0 is exact).
 """
 
 import math

@@ -14,7 +14,7 @@ leave everything in its place. It costs 2^-dL of a pass over the whole field.
 Patches go through T one after the other; while gradients are recorded only the field and c are kept, and the activations of a
 patch, or of C, are made again when the backward pass comes to it. Memory for activations is that of one window, (s + 2p)^d of n^d
 samples, in prediction and in training, with any training loop and nothing to switch on; a training step costs one more forward
-pass. Gradients are the sums over the patches.
+pass. Gradients are the sums over the patches. Of a field that is split over processes each makes the whole of c, which is small.
 
 Reference: Kossaifi, Kovachki, Azizzadenesheli, Anandkumar, "Multi-Grid Tensorized Fourier Neural Operator for
 High-Resolution PDEs", TMLR 2024, arXiv 2310.00120 (patches and windows; the coarse operator is ours).

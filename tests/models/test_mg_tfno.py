@@ -214,4 +214,4 @@ def test_bad_input_is_refused_in_one_sentence(options, shape, message):
 
 def test_the_example_reaches_its_error():
     numbers = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "mg_tfno.py"))
-    assert 1e-3 < numbers["main"]() < 0.1
+    assert 1e-3 < numbers["main"]() < 0.07  # a TFNO of the whole field: .057
