@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def _rows(data: Trajectories, path: Path) -> Iterator[tuple[str, str]]:
     for name, field in data.fields.items():
         yield f"field {name}", f"{field.dtype} {' x '.join(map(str, field.shape))}, restricted by {field.rule}; {_statistics(field)}"
     yield from _parameters(data.parameters)
-    yield from _provenance(data.attributes)
+    yield from _provenance(data.attributes, list(data.fields))
 
 
 def _span(times: np.ndarray) -> str:
@@ -109,7 +109,7 @@ def _rms(values: np.ndarray, field: Field) -> float:
     return float(np.sqrt(np.mean(values**2 * (weights / weights.mean()))))
 
 
-def _provenance(told: Mapping) -> Iterator[tuple[str, str]]:
+def _provenance(told: Mapping, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     if "source" in told:
         yield "made by", f"{told['source']} ({told.get('versions', 'versions unknown')}), seed {told.get('seed', 'unknown')}"
     for key, what in (("solver_error", "n against 2n in float64"), ("solver_error_time", "dt against dt/2")):
@@ -117,6 +117,11 @@ def _provenance(told: Mapping) -> Iterator[tuple[str, str]]:
             errors = np.atleast_1d(np.asarray(told[key], dtype=np.float64))
             middle = f"{errors[len(errors) // 2]:.2g} half way, " if len(errors) > 2 else ""
             yield "solver's error", f"{middle}{errors[-1]:.2g} at last, {errors.max():.2g} at most (relative L2, {what})"
+    if "solver_error_fields" in told:
+        yield (
+            "  of each field",
+            ", ".join(f"{name} {error:.2g}" for name, error in zip(names, told["solver_error_fields"], strict=True)) + " at last",
+        )
     if "recipe" in told:
         import yaml
 

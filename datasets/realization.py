@@ -183,6 +183,8 @@ def solver_error(recipe: Recipe) -> dict[str, list[float] | float]:
     dict
         ``solver_error``: the recipe's resolution n and dtype against 2n in float64 (and, where the recipe gives dt, half of
         it), from the same functions; one number per output time, the root mean square over the samples.
+        ``solver_error_fields``: the same of each field alone at the last time, where there are several. Together, fields of small
+        numbers (a vorticity in 1/s beside a geopotential in m²/s²) do not count.
         ``solver_error_time``: where the recipe gives dt, dt against dt/2 at n.
 
     Notes
@@ -203,7 +205,11 @@ def solver_error(recipe: Recipe) -> dict[str, list[float] | float]:
     half = None if recipe.dt is None else recipe.dt / 2
     base = _solve(recipe, inputs, getattr(torch, recipe.dtype), recipe.dt).double()
     better = _solve(recipe, _inputs(recipe, samples, fine), torch.float64, half)
-    told: dict[str, list[float] | float] = {"solver_error": _relative(base, _brought(recipe, better, fine, coarse), coarse)}
+    better = _brought(recipe, better, fine, coarse)
+    told: dict[str, list[float] | float] = {"solver_error": _relative(base, better, coarse)}
+    if base.shape[2] > 1:
+        fields = zip(base[:, -1:].split(1, dim=2), better[:, -1:].split(1, dim=2), strict=True)
+        told["solver_error_fields"] = [_relative(x, y, coarse)[0] for x, y in fields]
     if half is not None:
         told["solver_error_time"] = _relative(base, _solve(recipe, inputs, torch.float64, half), coarse)
     return told

@@ -162,7 +162,7 @@ def test_nested_rows_and_cell_means():
 
 def test_pictures_have_the_north_above(tmp_path):
     from opkernels.datasets.inspection import describe, draw
-    from opkernels.evaluation.plots import planes
+    from opkernels.evaluation.plots import compare_fields, planes
 
     data = dataset()
     data.save(tmp_path / "data.nc")
@@ -177,6 +177,10 @@ def test_pictures_have_the_north_above(tmp_path):
     assert [axis.name for axis in axes] == ["longitude", "latitude"]
     assert shown.shape == (1, 32, 16)
     assert shown[0, 0, -1] > 0 > shown[0, 0, 0]  # drawn as shown.T with the origin below
+    error = np.where(np.arange(16)[:, None] == 0, 1.0, np.zeros((16, 32)))[None]  # in the northernmost row alone
+    share = (GRIDS[0].weights(dtype=torch.float64)[0].sum() / SPHERE.measure).item()
+    figure = compare_fields(np.ones((1, 16, 32)), 1 + error, GRIDS[0])
+    assert f"{100 * math.sqrt(share):.3g} %" in [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 # -- surrogates

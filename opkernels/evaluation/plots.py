@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from opkernels.domains import Axis, Grid
 from opkernels.evaluation.tables import percent
@@ -78,8 +79,9 @@ def compare_fields(
         )
     rows = [""] * len(truth) if rows is None else list(rows)
     truth, prediction, axes = planes(truth, prediction, grid)
+    area = planes(*[grid.weights(dtype=torch.float64).numpy()[None]] * 2, grid)[0][0]
     if len(axes) == 1:
-        return _compare_lines(truth, prediction, axes[0], grid.shape[0], rows, title, unit)
+        return _compare_lines(truth, prediction, axes[0], area, rows, title, unit)
     x, y = axes
     height = min(3.2, 2.7 * y.length / x.length)
     width = height * x.length / y.length
@@ -100,8 +102,10 @@ def compare_fields(
         if row == 0:
             for panel_, name in zip(panels[0], ("truth", "prediction", "prediction - truth"), strict=True):
                 panel_.set_title(name)
-        panels[row, 2].text(0.97, 0.96, _relative(e, r), transform=panels[row, 2].transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
-        panels[row, 0].set_ylabel(f"{label}\n\n{y.name}" if label else y.name)
+        panels[row, 2].text(
+            0.97, 0.96, _relative(e, r, area), transform=panels[row, 2].transAxes, ha="right", va="top", fontsize=8, bbox=_BOX
+        )
+        panels[row, 0].set_ylabel("{}\n\n{}".format(label.replace(", ", "\n"), y.name) if label else y.name)
         for panel_, image in zip(panels[row, 1:], drawn[1:], strict=True):
             figure.colorbar(image, cax=panel_.inset_axes((1.03, 0, 0.08 / width, 1)), label=unit)
     for panel_ in panels[-1]:
@@ -127,6 +131,8 @@ def plot_spectra(
         Marked by vertical lines: {"64x64": 32.0}.
     title, unit : str
     """
+    from matplotlib.ticker import NullFormatter
+
     figure = new_figure(6.0, 4.0)
     axes = figure.subplots()
     colors = iter(CYCLE * 9)
@@ -138,6 +144,7 @@ def plot_spectra(
         axes.plot(k[shown], energy[shown], label=label, **style)
         top = max(top, energy[shown].max(initial=0.0))
     axes.set(xscale="log", yscale="log", xlabel=f"wave number ({unit})", ylabel="energy per wave number")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # labels between the powers of ten run into each other
     if top > 0:
         drawn = [np.asarray(line.get_ydata()) for line in axes.lines]
         low = min((y.min() for y in drawn if y.size), default=top)
@@ -280,18 +287,18 @@ def color_scale(r: np.ndarray) -> dict:
 
 
 def _compare_lines(
-    truth: np.ndarray, prediction: np.ndarray, axis: Axis | Parallels, n: int, rows: list[str], title: str, unit: str
+    truth: np.ndarray, prediction: np.ndarray, axis: Axis | Parallels, area: np.ndarray, rows: list[str], title: str, unit: str
 ) -> Figure:
     figure = new_figure(8.0, 2.3 * len(truth) + (0.6 if title else 0.3))
     panels = figure.subplots(len(truth), 2, squeeze=False, sharex=True, width_ratios=(2, 1))
-    x = axis.coordinates(n).double().numpy()
+    x = axis.coordinates(len(area)).double().numpy()
     for row, (label, r, p) in enumerate(zip(rows, truth, prediction, strict=True)):
         left, right = panels[row]
         left.plot(x, r, color=COLORS["truth"], lw=3, alpha=0.35, label="truth")
         left.plot(x, p, color=COLORS["model"], lw=1.4, label="prediction")
         right.plot(x, p - r, color=COLORS["upsampled"], lw=1.2)
         right.axhline(0, color="#999999", lw=0.8)
-        right.text(0.97, 0.96, _relative(p - r, r), transform=right.transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
+        right.text(0.97, 0.96, _relative(p - r, r, area), transform=right.transAxes, ha="right", va="top", fontsize=8, bbox=_BOX)
         left.set_ylabel(", ".join(part for part in (label, unit) if part))
         for panel in (left, right):
             panel.grid(alpha=0.25)
@@ -303,10 +310,10 @@ def _compare_lines(
     return figure
 
 
-def _relative(e: np.ndarray, r: np.ndarray) -> str:
-    """Say how large an error is: in percent of the truth, or, where that is zero, its root mean square."""
-    size = np.linalg.norm(r)
-    return f"{percent(np.linalg.norm(e) / size)} %" if size > 0 else f"truth is zero, rms {np.sqrt(np.mean(e**2)):.2g}"
+def _relative(e: np.ndarray, r: np.ndarray, area: np.ndarray) -> str:
+    """Say how large an error is, by quadrature: in percent of the truth, or, where that is zero, its root mean square."""
+    error, size = (float(np.sqrt(np.sum(area * u**2) / area.sum())) for u in (e, r))
+    return f"{percent(error / size)} %" if size > 0 else f"truth is zero, rms {error:.2g}"
 
 
 def _require(errors: xarray.Dataset, metric: str) -> None:

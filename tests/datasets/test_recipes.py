@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from opkernels import Sphere, generate, solvers
+from opkernels.datasets.inspection import describe
 from opkernels.datasets.realization import _stream, draw_parameters, solve_samples
 from opkernels.datasets.recipe import read_recipe
 from opkernels.datasets.recipe_files import bundled, load_data, override
@@ -77,6 +78,15 @@ def test_a_sphere_starts_from_the_same_flow_at_every_resolution(tmp_path):
         values = [torch.tensor(np.asarray(data.fields[field])) for data in sets]
         a, b = (harmonics.analyze(x, Sphere().grid(*x.shape[-2:])) for x in values)
         assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+def test_each_field_tells_its_own_error(tmp_path):
+    """Beside a geopotential of thousands, an error of the vorticity in 1/s does not count."""
+    words = ["dtype=float64", "samples=1", "checked=1", "times=[0, 10800]", "resolution=[12, 24]"]
+    told: Any = generate(override(load_data("shallow_water_sphere"), words), tmp_path / "d.nc", workers=1).attributes
+    geopotential, vorticity, _ = told["solver_error_fields"]
+    assert geopotential == pytest.approx(told["solver_error"][-1], rel=1e-6) and vorticity > 1.2 * geopotential > 0
+    assert f"geopotential {geopotential:.2g}, vorticity {vorticity:.2g}, divergence" in describe(tmp_path / "d.nc")
 
 
 def test_a_sphere_is_written_with_its_radius():
