@@ -4,7 +4,7 @@ Each axis has an interpolant, the function that its samples stand for:
 
 | axis                          | interpolant                                                     | error for smooth functions |
 | ----------------------------- | --------------------------------------------------------------- | -------------------------- |
-| periodic, "node" or "cell"    | trigonometric polynomial, |k| <= n/2, Nyquist halved on both signs | spectral                   |
+| periodic, "node" or "cell"    | trigonometric polynomial, ``|k| <= n/2``, Nyquist halved on both signs | spectral                   |
 | walls, "gauss"                | polynomial of degree n - 1 (Legendre series)                    | spectral                   |
 | walls, "node, cell, endpoint" | cubic not-a-knot spline, carried on to the wall                 | h^4                        |
 | a sphere, both axes together  | spherical harmonics up to the grid's `highest_degree`           | spectral                   |

@@ -2,8 +2,8 @@
 
 | function          | figure                                                                                         |
 | ----------------- | ---------------------------------------------------------------------------------------------- |
-| `position_mse`    | mean over particles and axes of |x - x*|^2, nearest image, per frame                           |
-| `kinetic_energy`  | sum_i m_i |v_i|^2 / 2 per frame                                                                |
+| `position_mse`    | mean over particles and axes of ``|x - x*|^2``, nearest image, per frame                       |
+| `kinetic_energy`  | ``sum_i m_i |v_i|^2 / 2`` per frame                                                            |
 | `density`         | rho_i = sum_j m_j W(x_i - x_j, H), Wendland C2                                                 |
 | `sinkhorn`        | debiased Sinkhorn divergence of two clouds, which does not ask which particle is which         |
 

@@ -14,7 +14,7 @@ with as many nodes as the highest wave number needs for rounding error.
 | basis             | phi before normalization                                         | axes   | K                                  |
 | ----------------- | ---------------------------------------------------------------- | ------ | ---------------------------------- |
 | `PolarHats`       | hat of the distance times a piecewise linear function of the direction | 1 to 3 | (n_r // 2) n_phi + n_r % 2   |
-| `Zernike`         | R_n^|m|(u) cos m phi or sin |m| phi, times (1 - u^2)^s           | 2      | n (n + 1)/2                        |
+| `Zernike`         | ``R_n^|m|(u) cos m phi or sin |m| phi``, times (1 - u^2)^s       | 2      | n (n + 1)/2                        |
 | `WindowedFourier` | product over the axes of cos or sin(j pi z_a), times (1 - u^2)^s | 1 to 3 | n^d                                |
 | `Morlet`          | the same product times cos^2(pi u/2)                             | 1 to 3 | n^d                                |
 | `Radial`          | Jacobi P_j^(2s, d/2 - 1)(2 u^2 - 1) times (1 - u^2)^s            | 1 to 3 | n                                  |

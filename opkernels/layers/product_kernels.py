@@ -12,7 +12,7 @@
 | coordinates  | t                                                                                       | axes   |
 | ------------ | --------------------------------------------------------------------------------------- | ------ |
 | "cartesian"  | z                                                                                       | 1 to 3 |
-| "polar"      | 2 |z| - 1 and the angles over pi; directions are undefined at the origin                | 2, 3   |
+| "polar"      | ``2 |z| - 1`` and the angles over pi; directions are undefined at the origin                | 2, 3   |
 | "preserving" | the ball stretched to the cube, volumes kept up to a factor (CConv)                     | 1 to 3 |
 
 Reflection z -> -z maps a product of members to plus or minus another one. Where the other is a different one (splines,

@@ -4,9 +4,9 @@
 
 | branch           | operator                                                                        | what it adds to an FNO       |
 | ---------------- | ------------------------------------------------------------------------------- | ---------------------------- |
-| S "spectral"     | sum_{|k| <= K} W(k) v_hat(k) exp(2 pi i k . x/L)  (`SpectralConv`)              |                              |
-| D "differential" | sum_alpha W(alpha) l^|alpha| d^alpha v            (`DifferentialConv`)           | gradients, fronts            |
-| I "integral"     | int_{|y - x| <= r} kappa(y - x) v(y) dy           (`LocalIntegralConv`)          | detail finer than 1/K        |
+| S "spectral"     | ``sum_{|k| <= K} W(k) v_hat(k) exp(2 pi i k . x/L)`` (`SpectralConv`)           |                              |
+| D "differential" | ``sum_alpha W(alpha) l^|alpha| d^alpha v`` (`DifferentialConv`)                 | gradients, fronts            |
+| I "integral"     | ``int_{|y - x| <= r} kappa(y - x) v(y) dy`` (`LocalIntegralConv`)               | detail finer than 1/K        |
 
 The lengths l and r belong to the domain, not to a grid, so that the layers mean the same at every resolution. By default r is
 half the shortest wave that the spectral branch keeps, and l = r/(2 pi): the local branches begin where the spectral one ends.
