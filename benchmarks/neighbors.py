@@ -1,22 +1,35 @@
 """Neighbor search against scipy's tree: CPU time for a full list sorted by receiver, with displacements.
 
 Every method makes the same thing: rows (CSR), senders and displacements of all pairs, both directions, self
-included; float64 for the tree, and for the cell list where said. Each runs in its own process on one thread.
-"pairs only" is the tree alone: half the pairs, unsorted, no displacements.
+included; float64 for the tree, and for the cell list where said. One thread, methods taking turns, best and median of
+the rounds. "pairs only" is the tree alone: half the pairs, unsorted, no displacements; "reuse" computes the displacements of
+a list built with a skin of a fifth, "within" also drops its pairs beyond the support.
 
-Run: python benchmarks/neighbors.py
+"layer forward" is a forward pass of `SymmetricBasisConv`, 32 to 32 channels, 4 x 4 terms, on the same particles (2-D, 10000):
+what a search is to be cheap beside. MiB is the peak of live tensor bytes of the search, result included.
+
+Run: python benchmarks/neighbors.py     (about a minute; writes benchmarks/results/neighbors.json)
 """
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+from pathlib import Path
 
-from measuring import cpu
+from measuring import cpu, peak_memory
 
 NEIGHBORS = {1: 17, 2: 49, 3: 51}
-METHODS = ("pairs only", "tree", "cells float64", "cells float32", "reuse float32", "within float32")
 CASES = ((1, 10_000), (2, 2_000), (2, 10_000), (2, 100_000), (3, 10_000), (3, 100_000))
+ROUNDS = 5
+QUIET = {  # an allocator that keeps freed memory: page faults of big temporaries otherwise hide the computation
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_NUM_THREADS": "1",
+}
+RESULTS = Path(__file__).parent / "results" / "neighbors.json"
 
 
 def cloud(d: int, n: int):
@@ -33,63 +46,90 @@ def cloud(d: int, n: int):
     return x.contiguous(), (volume / ball) ** (1 / d)
 
 
-def measure(method: str, d: int, n: int) -> tuple[float, int]:
-    """Return CPU milliseconds per list (the best of several rounds) and the number of pairs."""
+def layer_forward(x, support: float):
+    """Return a forward pass of a particle layer on these particles, its graph prepared."""
     import torch
+
+    from opkernels import Domain, ParticleSet
+    from opkernels.layers import SymmetricBasisConv
+    from opkernels.layers.product_kernels import Fourier, ProductKernel
+    from opkernels.layers.symmetric_basis import ParticleGraph
+
+    particles = ParticleSet(x.float(), 1 / len(x), support, Domain.periodic(1.0, 1.0))
+    layer = SymmetricBasisConv(32, 32, ProductKernel([Fourier(4), Fourier(4)]))
+    graph, features = ParticleGraph.of(particles, particles.neighbors()), torch.randn(len(x), 32)
+    return lambda: layer.convolve(features, graph)
+
+
+def methods(d: int, n: int) -> dict:
+    """Return the contenders: functions that return the number of pairs."""
     from scipy.spatial import cKDTree
 
     from opkernels import Domain, radius_search
 
-    torch.set_num_threads(1)
     x, support = cloud(d, n)
-    domain = Domain.periodic(*[1.0] * d)
-    if "float32" in method:
-        x = x.float()
-    skin = 0.2 * support if method.startswith(("reuse", "within")) else 0.0
-    built = radius_search(x, support=support, domain=domain, skin=skin, backend="torch")
+    single, domain = x.float(), Domain.periodic(*[1.0] * d)
+    built = radius_search(single, support=support, domain=domain, skin=0.2 * support, backend="torch")
 
-    def pairs_only():
-        return len(cKDTree(x.remainder(1).numpy(), boxsize=1.0).query_pairs(support, output_type="ndarray"))
-
-    def search(backend):
+    def search(x, backend):
         pairs = radius_search(x, support=support, domain=domain, backend=backend)
         pairs.displacement(x)
         return pairs.n_edges
 
-    def within():
-        return built.within(support, x).n_edges
+    calls = {
+        "pairs only": lambda: len(cKDTree(x.remainder(1).numpy(), boxsize=1.0).query_pairs(support, output_type="ndarray")),
+        "tree": lambda: search(x, "scipy"),
+        "cells float64": lambda: search(x, "torch"),
+        "cells float32": lambda: search(single, "torch"),
+        "reuse float32": lambda: len(built.displacement(single)),
+        "within float32": lambda: built.within(support, single).n_edges,
+    }
+    if (d, n) == (2, 10_000):
+        forward = layer_forward(x, support)
+        calls["layer forward"] = lambda: len(forward())
+    return calls
 
-    def reuse():
-        return len(built.displacement(x))
 
-    calls = {"pairs only": pairs_only, "tree": lambda: search("scipy"), "reuse float32": reuse, "within float32": within}
-    call = calls.get(method, lambda: search("torch"))
-    edges, best = call(), float("inf")
-    for _ in range(5):
-        repeats = max(1, 50_000 // n)
-        start = cpu()
-        for _ in range(repeats):
-            call()
-        best = min(best, (cpu() - start) / repeats)
-    return 1e3 * best, edges
+def measure(d: int, n: int) -> dict:
+    """Return CPU milliseconds of each method, best and median, its pairs, and MiB of the cell list."""
+    import torch
+
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        calls, repeats = methods(d, n), max(1, 20_000 // n)
+        pairs = {name: call() for name, call in calls.items()}
+        times = {name: [] for name in calls}
+        for _ in range(ROUNDS):
+            for name, call in calls.items():
+                start = cpu()
+                for _ in range(repeats):
+                    call()
+                times[name].append(1e3 * (cpu() - start) / repeats)
+        memory = peak_memory(calls["cells float64"]) / 2**20
+    rows = {
+        name: {"ms": min(t), "median ms": statistics.median(t), "over tree": min(t) / min(times["tree"]), "pairs": pairs[name]}
+        for name, t in times.items()
+    }
+    return {"d": d, "particles": n, "MiB": memory, "methods": rows}
 
 
 def main() -> None:
-    environment = dict(os.environ, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_="4294967296", MALLOC_TRIM_THRESHOLD_="8589934592")
-    environment["MALLOC_TOP_PAD_"] = "268435456"
-    print(f"{'d':>2} {'N':>7} {'method':16} {'CPU ms':>8} {'/ tree':>7} {'pairs':>9}")
+    print(f"{'d':>2} {'N':>7} {'method':16} {'CPU ms':>8} {'median':>8} {'/ tree':>7} {'pairs':>9}")
+    rows = []
     for d, n in CASES:
-        rows = {}
-        for method in METHODS:
-            command = [sys.executable, __file__, method, str(d), str(n)]
-            out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-            rows[method] = json.loads(out)
-        for method, (milliseconds, edges) in rows.items():
-            print(f"{d:2d} {n:7d} {method:16} {milliseconds:8.2f} {milliseconds / rows['tree'][0]:7.2f} {edges:9d}", flush=True)
+        command = [sys.executable, __file__, str(d), str(n)]
+        rows.append(json.loads(subprocess.run(command, env=os.environ | QUIET, stdout=subprocess.PIPE, text=True, check=True).stdout))
+        for name, row in rows[-1]["methods"].items():
+            print(f"{d:2d} {n:7d} {name:16} {row['ms']:8.2f} {row['median ms']:8.2f} {row['over tree']:7.2f} {row['pairs']:9d}", flush=True)
+        print(f"{d:2d} {n:7d} {'peak, cells':16} {rows[-1]['MiB']:8.1f} MiB", flush=True)
+    time = {(row["d"], row["particles"]): row["methods"]["cells float64"]["ms"] for row in rows}
+    growth = {f"{d}-D": time[d, 100_000] / time[d, 10_000] for d in (2, 3)}
+    print("time at 100000 over time at 10000:", ", ".join(f"{name} {ratio:.1f}" for name, ratio in growth.items()))
+    RESULTS.write_text(json.dumps({"neighbors": NEIGHBORS, "growth": growth, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+        print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]))))
     else:
         main()
