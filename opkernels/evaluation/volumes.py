@@ -187,7 +187,7 @@ def plot_surfaces(
             -0.04, 0.5, f"{label + ', ' if label else ''}at {at}", transform=row[0].transAxes, rotation=90, va="center", fontsize=9
         )
     for panel, name in zip(panels[0], _labels(columns, u.shape[1]), strict=True):
-        panel.set_title(name, y=0.98)
+        panel.set_title(name, y=1.03)
     finish(figure, title)
     return figure
 
