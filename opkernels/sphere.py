@@ -40,9 +40,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.domains import Axis, Domain, Whole, table
+from opkernels.domains import Axis, Domain, Grid, Whole, table
 
-__all__ = ["Parallels", "Sphere", "SphereGrid", "domain_from_dict"]
+__all__ = ["Parallels", "Space", "SpaceGrid", "Sphere", "SphereGrid", "domain_from_dict"]
 
 POINTS = ("gauss", "equiangular")
 
@@ -186,7 +186,11 @@ class Sphere:
         return cls(**fields)
 
 
-def domain_from_dict(data: dict) -> Domain | Sphere:
+Space = Domain | Sphere
+"""Where functions live, for what takes both."""
+
+
+def domain_from_dict(data: dict) -> Space:
     """Return the `Domain` or `Sphere` that its `to_dict` has written."""
     return Sphere.from_dict(data) if isinstance(data, dict) and "sphere" in data else Domain.from_dict(data)
 
@@ -266,6 +270,10 @@ class SphereGrid:
     def coarsened(self, factor: int = 2) -> SphereGrid:
         """Return the grid with `factor` times coarser spacing; refuse sizes it does not divide."""
         return self.with_shape([axis.coarsened(n, factor) for axis, n in zip(self.domain.axes, self.shape, strict=True)])
+
+
+SpaceGrid = Grid | SphereGrid
+"""What samples a `Space`."""
 
 
 def colatitudes(points: str, nlat: int) -> np.ndarray:

@@ -335,7 +335,7 @@ def _looked_up(build: Callable[..., Tensor], points: str, nlat: int, degree: int
     find = _found
     if torch.compiler.is_compiling():  # asked here, since to ask for it loads the compiler, which reading data does not need
         find = torch.compiler.disable(_found, recursive=True)
-    return find(build, points, nlat, degree, device, dtype)
+    return find(build, points, nlat, degree, device, dtype)  # pyright: ignore[reportCallIssue] - of a disabled function
 
 
 def _found(build: Callable[..., Tensor], points: str, nlat: int, degree: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

@@ -26,14 +26,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Domain, Grid
 from opkernels.layers.channel_mlp import ChannelMLP, Pointwise, activation_named, skip_named
 from opkernels.layers.embedding import position_channels, positions
 from opkernels.layers.normalization import norm_named
 from opkernels.layers.padding import DomainPadding
 from opkernels.models.checks import check_domain, check_input, check_parameters, check_size, grid_for, shape_for
 from opkernels.resample import resample
-from opkernels.sphere import Sphere
+from opkernels.sphere import Space, SpaceGrid, Sphere
 
 __all__ = ["Backbone", "Block", "OperatorBlock"]
 
@@ -89,7 +88,7 @@ class OperatorBlock(nn.Module):
         self.norms = nn.ModuleList(n for n in (norm_named(norm, channels) for _ in range(2 if width else 1)) if n is not None)
         self.film = nn.Linear(n_embedding, 2 * channels) if n_embedding else None
 
-    def forward(self, x: Tensor, grid: Grid, embedding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, grid: SpaceGrid, embedding: Tensor | None) -> Tensor:
         """Return the block's output (B, C, *grid.shape) for x of that shape and embedding (B, n_embedding)."""
         if self.preactivation:
             x = self._normalized(self.activation(x), 0, grid)
@@ -105,7 +104,7 @@ class OperatorBlock(nn.Module):
             y = self.activation(y)
         return y if self.mlp is None else self._mix_channels(y, x, grid)
 
-    def _mix_channels(self, y: Tensor, x: Tensor, grid: Grid) -> Tensor:
+    def _mix_channels(self, y: Tensor, x: Tensor, grid: SpaceGrid) -> Tensor:
         if self.preactivation:
             y = self._normalized(y, 1, grid)
         y = self.mlp(y)
@@ -116,7 +115,7 @@ class OperatorBlock(nn.Module):
             y = y if self.linear_end else self.activation(y)
         return y
 
-    def _normalized(self, x: Tensor, index: int, grid: Grid) -> Tensor:
+    def _normalized(self, x: Tensor, index: int, grid: SpaceGrid) -> Tensor:
         return self.norms[index](x, grid) if len(self.norms) else x
 
 
@@ -139,7 +138,7 @@ class Backbone(nn.Module):
 
     def __init__(
         self,
-        domain: Domain | Sphere,
+        domain: Space,
         in_channels: int,
         out_channels: int,
         *,
@@ -165,7 +164,7 @@ class Backbone(nn.Module):
         check_size(name, "n_parameters", n_parameters, 0)
         self.domain, self.in_channels, self.out_channels, self.n_parameters = domain, in_channels, out_channels, n_parameters
         self.positional_embedding = positional_embedding
-        self.padding = DomainPadding(domain, domain_padding) if domain_padding else None
+        self.padding = None if isinstance(domain, Sphere) or not domain_padding else DomainPadding(domain, domain_padding)
         width, options = hidden_channels, Block.of(block)
         entering = in_channels + position_channels(domain, positional_embedding)
         self.lifting = _mlp(entering, width, round(lifting_channel_ratio * width), activation)
@@ -183,7 +182,7 @@ class Backbone(nn.Module):
             _zero_biases(self)
 
     def forward(
-        self, x: Tensor, *, parameters: Tensor | None = None, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+        self, x: Tensor, *, parameters: Tensor | None = None, grid: SpaceGrid | None = None, output_shape: Sequence[int] | None = None
     ) -> Tensor:
         """Return the output functions, (B, out_channels, *spatial), for the input functions x.
 
@@ -193,7 +192,7 @@ class Backbone(nn.Module):
             Samples of the input functions, on the model's domain unless `grid` says otherwise.
         parameters : Tensor, (B, n_parameters), optional
             Per-sample numbers; needed if and only if ``n_parameters > 0``.
-        grid : Grid, optional
+        grid : Grid or SphereGrid, optional
             Where x was sampled, if on another domain or if x is a block of a field that is split over processes.
         output_shape : sequence of int, optional
             (In 1-D also one int.) Sample the result there instead: the same function (`opkernels.resample`).
@@ -212,10 +211,10 @@ class Backbone(nn.Module):
             channels = positions(grid, self.positional_embedding, x.device, x.dtype)
             x = torch.cat([x, channels.expand(x.shape[0], *channels.shape)], dim=1)
         x = self.lifting(x)  # from here on, channels last in memory
-        x, padded = (x, grid) if self.padding is None else self.padding.extend(x, grid)
+        x, padded = (x, grid) if self.padding is None else self.padding.extend(x, grid)  # pyright: ignore[reportArgumentType]
         for block in self.blocks:
             x = block(x, padded, embedding)
-        y = self.projection(x if self.padding is None else self.padding.crop(x, grid))
+        y = self.projection(x if self.padding is None else self.padding.crop(x, grid))  # pyright: ignore[reportArgumentType]
         if output_shape is not None:
             return resample(y, grid, shape_for(name, output_shape, grid.ndim))
         return y if y.is_contiguous() else y.clone(memory_format=torch.contiguous_format)

@@ -6,13 +6,14 @@ Only Python values, shapes and dtypes are looked at, never the values of a tenso
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opkernels.domains import Domain, Grid
-from opkernels.sphere import Sphere, SphereGrid
+from opkernels.sphere import Space, SpaceGrid, Sphere, SphereGrid
 
 __all__ = ["check_domain", "check_input", "check_not_split", "check_parameters", "check_size", "check_sphere", "grid_for", "shape_for"]
 
@@ -60,15 +61,21 @@ def check_parameters(who: str, x: Tensor, parameters: Tensor | None, n_parameter
         raise ValueError(f"{who} got parameters of shape {got}; expected {expected} (batch, n_parameters)")
 
 
-def check_not_split(who: str, grid: Grid | None) -> None:
+def check_not_split(who: str, grid: SpaceGrid | None) -> None:
     """Refuse the grid of a field that is split over processes."""
     if isinstance(grid, Grid) and grid.split.size > 1:
         raise ValueError(f"{who} got a field split over {grid.split.size} processes, which it cannot take; gather the field first")
 
 
-def grid_for(
-    who: str, domain: Domain | Sphere, in_channels: int, x: Tensor, grid: Grid | SphereGrid | None, *, split: bool = False
-) -> Grid:
+@overload
+def grid_for(who: str, domain: Domain, in_channels: int, x: Tensor, grid: SpaceGrid | None, *, split: bool = False) -> Grid: ...
+
+
+@overload
+def grid_for(who: str, domain: Space, in_channels: int, x: Tensor, grid: SpaceGrid | None, *, split: bool = False) -> SpaceGrid: ...
+
+
+def grid_for(who: str, domain: Space, in_channels: int, x: Tensor, grid: SpaceGrid | None, *, split: bool = False) -> SpaceGrid:
     """Return the grid of x: the one given, which must fit, or that of the model's domain; `split` ones for models that take them."""
     own = domain.grid_of(x) if grid is None or x.ndim != domain.ndim + 2 else grid
     if x.shape[1] != in_channels:

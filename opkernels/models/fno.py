@@ -105,6 +105,8 @@ class FNO(Backbone):
     torch.Size([3, 2, 64, 64])
     """
 
+    domain: Domain
+
     def __init__(
         self,
         domain: Domain,

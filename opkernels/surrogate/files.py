@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Domain
 from opkernels.normalization import Normalization
-from opkernels.sphere import Sphere, domain_from_dict
+from opkernels.sphere import Space, domain_from_dict
 from opkernels.storage import read_tensors, write_tensors, write_text
 from opkernels.surrogate.operator import ParameterScaling, Surrogate
 
@@ -175,7 +174,7 @@ def _plain(value):
     return value
 
 
-def _build(name: str, arguments, domain: Domain | Sphere, path: str) -> nn.Module:
+def _build(name: str, arguments, domain: Space, path: str) -> nn.Module:
     from opkernels import models
 
     if arguments is None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.domains import Domain
+from opkernels.sphere import Space
 
 if TYPE_CHECKING:
     import xarray
@@ -63,7 +63,7 @@ def rollout_dataset(
     return _to_dataset(surrogate, data, extra, y, start + surrogate.dt * np.arange(1, steps + 1))
 
 
-def check_coordinates(data: xarray.Dataset, domain: Domain) -> None:
+def check_coordinates(data: xarray.Dataset, domain: Space) -> None:
     """Refuse a dataset whose coordinates are not a grid of the domain.
 
     Raises

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Domain, Grid
 from opkernels.normalization import Normalization
 from opkernels.resample import resample
+from opkernels.sphere import Space, SpaceGrid
 
 if TYPE_CHECKING:
     import xarray
@@ -85,7 +85,7 @@ def _accepted(model: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def call_model(model: nn.Module, x: Tensor, parameters: Tensor | None, grid: Grid, output_shape: Sequence[int] | None) -> Tensor:
+def call_model(model: nn.Module, x: Tensor, parameters: Tensor | None, grid: SpaceGrid, output_shape: Sequence[int] | None) -> Tensor:
     """Call any module: those of this package with all they take, others with what their `forward` names.
 
     A module that does not take `grid` is asked on the grid of x, and its output resampled.
@@ -110,7 +110,7 @@ class Surrogate:
     ----------
     model : nn.Module
         Maps (B, window * C_in, *spatial) to (B, bundle * C_out, *spatial), both normalized.
-    domain : Domain
+    domain : Domain or Sphere
         Where the fields live.
     inputs, outputs : tuple of str
         Names of the fields of one frame: C_in and C_out of them.
@@ -144,7 +144,7 @@ class Surrogate:
     """
 
     model: nn.Module
-    domain: Domain
+    domain: Space
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     normalization: Normalization
@@ -198,7 +198,7 @@ class Surrogate:
         return self
 
     def forward(
-        self, x: Tensor, parameters: Tensor | None = None, *, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+        self, x: Tensor, parameters: Tensor | None = None, *, grid: SpaceGrid | None = None, output_shape: Sequence[int] | None = None
     ) -> Tensor:
         """Return all frames of one call of the model, differentiably: training and inverse problems use this.
 
@@ -208,7 +208,7 @@ class Surrogate:
             Input frames in physical units, the latest last, on the model's device and in its dtype.
         parameters : Tensor, (B, P), optional
             Physical values, in the order of `parameter_names`.
-        grid : Grid, optional
+        grid : Grid or SphereGrid, optional
             Where x is sampled; by default ``domain.grid_of(x)``.
         output_shape : sequence of int, optional
             Where the answer is wanted; by default the shape of x.
@@ -227,7 +227,7 @@ class Surrogate:
         return y
 
     def raw(
-        self, x: Tensor, parameters: Tensor | None = None, *, grid: Grid | None = None, output_shape: Sequence[int] | None = None
+        self, x: Tensor, parameters: Tensor | None = None, *, grid: SpaceGrid | None = None, output_shape: Sequence[int] | None = None
     ) -> Tensor:
         """Return what the model itself answers (B, bundle * C_out, *spatial), normalized, for physical x and parameters."""
         grid = grid or self.domain.grid_of(x)
@@ -445,7 +445,7 @@ class Surrogate:
         if self.dt is None:
             raise ValueError("this surrogate is a direct map, not a step in time, and cannot be rolled out; use predict")
 
-    def _check(self, x: Tensor) -> Grid:
+    def _check(self, x: Tensor) -> SpaceGrid:
         grid = self.domain.grid_of(x)
         frames = self.frames(x)
         if not len(x):
@@ -460,7 +460,7 @@ class Surrogate:
         return grid
 
     def _tiles(
-        self, x: Tensor, parameters: Tensor | None, grid: Grid, output_shape: Sequence[int] | None, batch_size: int | None
+        self, x: Tensor, parameters: Tensor | None, grid: SpaceGrid, output_shape: Sequence[int] | None, batch_size: int | None
     ) -> Iterator[Tensor]:
         points = max(x[0, 0].numel(), math.prod(output_shape or ()))
         size = batch_size or max(1, _TILE_POINTS // points)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.domains import Domain, Grid, Whole
+from opkernels.domains import Domain, Whole
 from opkernels.normalization import Normalization
-from opkernels.sphere import Sphere
+from opkernels.sphere import Space, SpaceGrid, Sphere
 from opkernels.surrogate import ParameterScaling, Surrogate
 from opkernels.training.batches import Examples
 from opkernels.training.regimes import Regime
@@ -33,7 +33,7 @@ class Prepared:
         How examples are made.
     train, validation : Examples
         The data.
-    grid : Grid
+    grid : Grid or SphereGrid
         Where they are sampled, and which block of them this process holds.
     scale : Tensor, (C_out,)
         Standard deviations of the output fields.
@@ -43,7 +43,7 @@ class Prepared:
     regime: Regime
     train: Examples
     validation: Examples | None
-    grid: Grid
+    grid: SpaceGrid
     scale: Tensor
     parameters: tuple[Tensor | None, Tensor | None]
 
@@ -184,7 +184,7 @@ def _check_split(model: nn.Module, shifts: bool) -> None:
         raise ValueError("shifts=True moves samples from one process to another; leave it out, or distributed.domain")
 
 
-def _say(domain: Domain | Sphere) -> str:
+def _say(domain: Space) -> str:
     if isinstance(domain, Sphere):
         return f"a sphere of radius {domain.radius:g} ({domain.points} points)"
     return " x ".join(
@@ -225,7 +225,7 @@ def _parameters(data: Trajectories, names: Sequence[str], dtype: torch.dtype, de
     return torch.as_tensor(values).to(device=device, dtype=dtype)
 
 
-def _statistics(examples: Examples, regime: Regime, inputs: Sequence[str], outputs: Sequence[str], grid: Grid):
+def _statistics(examples: Examples, regime: Regime, inputs: Sequence[str], outputs: Sequence[str], grid: SpaceGrid):
     """Return the normalizations of the inputs and of the outputs' states, and a function that fits that of the increments."""
     direct, columns = regime.kind == "direct", {name: c for c, name in enumerate(examples.fields)}
 

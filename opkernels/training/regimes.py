@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Grid
 from opkernels.losses import Loss
+from opkernels.sphere import SpaceGrid
 from opkernels.surrogate import Surrogate
 
 __all__ = ["Chain", "Regime", "training_loss"]
@@ -125,11 +125,11 @@ class Chain(nn.Module):
     ----------
     surrogate : Surrogate
         What is called.
-    grid : Grid
+    grid : Grid or SphereGrid
         Where its fields are sampled.
     """
 
-    def __init__(self, surrogate: Surrogate, grid: Grid):
+    def __init__(self, surrogate: Surrogate, grid: SpaceGrid):
         super().__init__()
         self.surrogate, self.grid, self.model = surrogate, grid, surrogate.model
 
@@ -159,7 +159,7 @@ def training_loss(
     *,
     loss: Loss,
     scale: Tensor,
-    grid: Grid,
+    grid: SpaceGrid,
 ) -> tuple[Tensor, Tensor]:
     """Run the regime on a batch and compare with the truth.
 

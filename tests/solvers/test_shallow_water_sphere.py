@@ -115,6 +115,8 @@ def test_linear_waves_are_exact_and_viscosity_too():
 def test_mountain_keeps_mass_energy_and_potential_enstrophy():
     problem = mountain()
     solver, harmonics, grid = problem.solver(), Harmonics(21), EARTH.grid(32, 64)
+    heights = solver.orography(torch.tensor([30.0, 40.0, 30.0, 50.1]).deg2rad(), torch.tensor([270.0, 270.0, 280.0, 270.0]).deg2rad())
+    assert heights.tolist() == pytest.approx([2000, 1000, 1000, 0], abs=1e-2), "a cone of 20 degrees"
     u0 = harmonics.synthesize(harmonics.analyze(problem.fields(0.0, (32, 64)), grid), grid)
     u = solver.solve(u0, [DAY, 2 * DAY], dt=2400.0)
     depth = [mean(solver.depth(state)).item() for state in (u0, u[:, 0], u[:, 1])]
