@@ -32,12 +32,13 @@ if TYPE_CHECKING:  # what editors and type checkers see; `_HOME` below is what r
     from opkernels.evaluation.certify import certify
     from opkernels.evaluation.evaluate import evaluate
     from opkernels.evaluation.transfer import transfer
+    from opkernels.evaluation.uncertainty import calibrate
     from opkernels.metrics import energy_spectrum, rel_h1, rel_l2
     from opkernels.neighbors import Neighbors, VerletList, radius_search
     from opkernels.particles import ParticleSet
     from opkernels.resample import resample
     from opkernels.sphere import Sphere
-    from opkernels.surrogate import Surrogate, load, save
+    from opkernels.surrogate import Ensemble, Surrogate, load, save
     from opkernels.training.loop import fit
 
 __version__ = "0.1.0"
@@ -62,11 +63,13 @@ _HOME = {
     "generate": "datasets.generation",
     "fit": "training.loop",
     "Surrogate": "surrogate",
+    "Ensemble": "surrogate",
     "save": "surrogate",
     "load": "surrogate",
     "evaluate": "evaluation.evaluate",
     "certify": "evaluation.certify",
     "transfer": "evaluation.transfer",
+    "calibrate": "evaluation.uncertainty",
 }
 _MODULES = (
     "datasets",

@@ -111,9 +111,14 @@ COMMANDS = (
             *RUN,
             arg("--resolution", nargs="+", metavar="N", help="64, or 96x80 (default: that of the training and of the data)"),
             arg("--steps", type=int, metavar="N", help="length of the rollout in frames (default: as long as the data)"),
+            arg(
+                "--coverage", type=float, metavar="P", help="also bands that hold the truth so often, calibrated on the validation samples"
+            ),
             *TRUTH,
         ),
-        "opkernels evaluate runs/ns2d --resolution 64 96x80 128 256\nopkernels evaluate runs/ns2d --data other.nc --steps 5 -o elsewhere",
+        "opkernels evaluate runs/ns2d --resolution 64 96x80 128 256\n"
+        "opkernels evaluate runs/ns2d --resolution 64 128 --coverage 0.9\n"
+        "opkernels evaluate runs/ns2d --data other.nc --steps 5 -o elsewhere",
     ),
     Command(
         "rollout",

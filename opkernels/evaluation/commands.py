@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import xarray
 
     from opkernels.datasets.trajectories import Trajectories
-    from opkernels.surrogate import Surrogate
+    from opkernels.evaluation.uncertainty import Calibration
+    from opkernels.surrogate import Ensemble, Surrogate
     from opkernels.training.config import Config
 
 __all__ = ["run_certify", "run_evaluate", "run_rollout"]
@@ -44,10 +45,11 @@ def run_certify(arguments: argparse.Namespace) -> int:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """Run ``opkernels evaluate RUN``: ``arguments`` has run, resolution, data, part, samples, steps, output, config."""
+    """Run ``opkernels evaluate RUN``: ``arguments`` has run, resolution, data, part, samples, steps, coverage, output, config."""
     from opkernels.evaluation.evaluate import evaluate, parse_resolution
     from opkernels.evaluation.plots import plot_error_by_resolution, plot_error_by_time, save_figure
-    from opkernels.evaluation.tables import error_table
+    from opkernels.evaluation.tables import coverage_table, error_table
+    from opkernels.evaluation.uncertainty import measure_coverage
 
     runs = _load(Path(arguments.run), arguments.config)
     surrogate, config = runs[0]
@@ -55,16 +57,24 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     shapes = arguments.resolution or list(config.evaluation.resolutions) or None
     if shapes is not None:
         shapes = [parse_resolution(shape, data.domain.ndim) for shape in shapes]
+    calibration = None if arguments.coverage is None else _calibrated(runs, arguments, part)
     errors = evaluate(surrogate if len(runs) == 1 else [s for s, _ in runs], data, shapes, steps=arguments.steps)
     folder = Path(arguments.output or Path(arguments.run) / "evaluation")
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{type(surrogate.model).__name__} in {arguments.run}, on {part}\n{error_table(errors)}"
+    names = ["errors.nc", "errors.txt", "error_by_resolution.png"]
+    if calibration is not None and arguments.coverage is not None:
+        shown = [str(name) for name in errors.resolution.values]
+        found = measure_coverage(_ensemble(runs), calibration, data, shown, coverage=arguments.coverage, steps=arguments.steps)
+        text += f"\n\n{coverage_table(found)}"
+        _keep(found, folder / "coverage.nc")
+        calibration.save(folder)
+        names += ["coverage.nc", "calibration.json"]
     print(text)
     _keep(errors, folder / "errors.nc")
     write_text(folder / "errors.txt", text + "\n")
     title = f"{type(surrogate.model).__name__}, {', '.join(surrogate.outputs)}"
     save_figure(plot_error_by_resolution(errors, title=title), folder / "error_by_resolution.png")
-    names = ["errors.nc", "errors.txt", "error_by_resolution.png"]
     if errors.sizes["time"] > 1:
         save_figure(plot_error_by_time(errors, title=title), folder / "error_by_time.png")
         names.append("error_by_time.png")
@@ -116,18 +126,42 @@ def run_rollout(arguments: argparse.Namespace) -> None:
     print(f"\nwritten to {folder}: {', '.join(names)}")
 
 
+_PARTS = {"train": "the samples it was trained on", "validation": "the validation samples", "test": "the test samples"}
 _SPECTRA = {"truth": "spectrum_truth", "prediction": "spectrum"}
 
 
 def _load(folder: Path, config: str | None) -> list[tuple[Surrogate, Config]]:
     """Load the surrogate of a run folder, or those of its seeds."""
+    from opkernels.surrogate.ensemble import seed_folders
     from opkernels.training.build import load_run
 
     if describes_particles(folder / "config.yaml"):
         raise ValueError(f"{folder} holds a learned particle simulation; look at it with opkernels rollout {folder}")
-    named = (path for path in folder.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal())
-    seeds = sorted(named, key=lambda path: int(path.name.removeprefix("seed-")))
-    return [load_run(path, config) for path in (seeds or [folder])]
+    return [load_run(path, config) for path in seed_folders(folder)]
+
+
+def _ensemble(runs: list[tuple[Surrogate, Config]]) -> Ensemble:
+    from opkernels.surrogate.ensemble import Ensemble
+
+    return Ensemble([surrogate for surrogate, _ in runs])
+
+
+def _calibrated(runs: list[tuple[Surrogate, Config]], arguments: argparse.Namespace, part: str) -> Calibration:
+    """Calibrate on the validation samples at the training resolution; refuse what cannot cover as much as is asked."""
+    from opkernels.evaluation.conformal import conformal_rank
+    from opkernels.evaluation.uncertainty import calibrate
+    from opkernels.training.build import open_splits
+
+    config = runs[0][1]
+    held = open_splits(dataclasses.replace(config, data=dataclasses.replace(config.data, resolution=None)), Path(arguments.run)).validation
+    if held is None:
+        raise ValueError("--coverage calibrates on the validation samples, and the run put none aside; train with data.split.validation")
+    if part == _PARTS["validation"]:
+        raise ValueError(
+            "--coverage calibrates on the validation samples, and cannot be measured on them; choose --part test, or give --data"
+        )
+    conformal_rank(len(held), arguments.coverage)
+    return calibrate(_ensemble(runs), held, steps=arguments.steps)
 
 
 def _data(config: Config, arguments: argparse.Namespace) -> tuple[Trajectories, str]:
@@ -146,7 +180,7 @@ def _data(config: Config, arguments: argparse.Namespace) -> tuple[Trajectories, 
         data = getattr(splits, part)
         if data is None:
             raise ValueError(f"the run put no samples aside for {part}; choose another part, or give --data FILE")
-        part = {"train": "the samples it was trained on", "validation": "the validation samples", "test": "the test samples"}[part]
+        part = _PARTS[part]
     if arguments.samples is not None:
         data = data.select(slice(0, arguments.samples))
     return data, part

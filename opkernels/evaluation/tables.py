@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["error_table", "percent", "rollout_summary"]
+__all__ = ["coverage_table", "error_table", "percent", "rollout_summary"]
 
 
 def error_table(errors: xarray.Dataset) -> str:
@@ -47,6 +47,27 @@ def error_table(errors: xarray.Dataset) -> str:
     lost = float(errors.diverged.sel(predictor="model").isel(time=-1).max())
     notes = [f"{100 * lost:.0f} % of the runs left the range of the truth"] if lost else []
     return "\n".join([f"relative L2 error in percent, mean over {over}", "", *_columns(rows), *notes])
+
+
+def coverage_table(found: xarray.Dataset) -> str:
+    """Return how often calibrated bands hold the truth, by resolution: what `measure_coverage` returned, mean over the frames."""
+    a, mean = found.attrs, found.mean("time", skipna=False)
+    rows = [["resolution", "held by the error bound", "by the band", "error of the mean", "spread over error"]]
+    for resolution in map(str, found.resolution.values):
+        here = mean.sel(resolution=resolution)
+        name = resolution + (" (calibration)" if resolution == a["calibration_resolution"] else "")
+        ratio = float(here.spread_skill.mean())
+        covered = [percent(here.coverage.sel(band=band)) for band in ("norm", "pointwise")]
+        rows.append([name, *covered, percent(here.rel_l2), "-" if np.isnan(ratio) else f"{ratio:.2f}"])
+    bound = " to ".join(dict.fromkeys(percent(q) for q in (found.error_bound.min(), found.error_bound.max())))
+    head = f"coverage in percent, asked for {percent(a['asked'])}, of {a['samples']} samples by {a['calibration_samples']} for calibration"
+    notes = [
+        f"expected: {percent(a['expected'])} +- {percent(a['deviation'])} where errors are distributed as at {a['calibration_resolution']}",
+        f"error bound: {bound} % in relative L2",
+    ]
+    if a["members"] > 1:
+        notes.append(f"band: around the mean of {a['members']} seeds, on {percent(a['share'])} % of the domain")
+    return "\n".join([head, "", *_columns(rows), "", *notes])
 
 
 def rollout_summary(run: xarray.Dataset) -> str:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from opkernels.storage import write_text
 from opkernels.training.config import Config, Data, Training, read_config
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray
 
     from opkernels.datasets.trajectories import Trajectories
@@ -80,6 +81,9 @@ class TransferConfig:
         Common to all cells.
     minutes : float, optional
         CPU minutes for training a cell, in place of `training.epochs`.
+    coverage : float, optional
+        Also bound the rollout's error with this probability, by the validation samples at the training resolution, and count at every
+        resolution how many of the test samples keep the bound (`opkernels.evaluation.conformal`).
     """
 
     run_dir: str = ""
@@ -87,6 +91,7 @@ class TransferConfig:
     models: dict = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     minutes: float | None = bounded(None, above=0.0)
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class Cell:
         Where it is evaluated.
     minutes : float or None
         The budget.
+    coverage : float or None
+        Asked of the bound of the error.
     """
 
     model: str
@@ -113,6 +120,7 @@ class Cell:
     config: Config
     row: Row
     minutes: float | None
+    coverage: float | None = None
 
     @property
     def name(self) -> str:
@@ -124,6 +132,8 @@ class Cell:
         """Twelve digits that name all that the result depends on."""
         plain = dataclasses.asdict(self) | {"config": self.config.to_dict()}
         plain["config"].pop("run_dir")
+        if self.coverage is None:  # a table without keeps the cells it has
+            plain.pop("coverage")
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -195,7 +205,7 @@ def _cell(config: TransferConfig, dataset: str, row: Row, model: str, arguments:
         "training": training | {"seeds": [seed]},
     }
     try:
-        return Cell(model, dataset, seed, read_config(plain), row, config.minutes)
+        return Cell(model, dataset, seed, read_config(plain), row, config.minutes, config.coverage)
     except ValueError as error:
         told = str(error).removeprefix("the configuration has ").split(": ", 1)[-1]
         raise ValueError(f"{model} on {dataset}: {told}") from error
@@ -226,7 +236,8 @@ def transfer(
     xarray.Dataset
         Dimensions `dataset`, `model`, `resolution`, `seed`. Variables `one_step`, `rollout` (relative L2 errors of the model),
         `upsampled` (the model run at its training resolution, its answer interpolated), `persistence`, `diverged` (share of
-        the runs), and without `resolution`: `parameters`, `epochs`, `cpu_seconds`, `seconds_per_sample`. What has no number is NaN.
+        the runs), `coverage` (where asked for: share of the samples within the bound), and without `resolution`: `parameters`,
+        `epochs`, `cpu_seconds`, `seconds_per_sample`. What has no number is NaN.
 
     Raises
     ------
@@ -246,6 +257,7 @@ def transfer(
     if not quiet and len(waiting) < len(cells):
         print(f"{len(cells) - len(waiting)} of {len(cells)} cells are there already")
     _make_data(cells, base)
+    _check_coverage(cells, base)
     job = {"config": _plain(config), "base": base}
     for done, i in enumerate(run_tasks("evaluation.transfer:run_cell", job, waiting, min(workers, max(len(waiting), 1))), 1):
         if not quiet:
@@ -298,6 +310,21 @@ def _make_data(cells: Sequence[Cell], base: str) -> None:
         open_splits(cell.config, base)
 
 
+def _check_coverage(cells: Sequence[Cell], base: str) -> None:
+    """Refuse a coverage that the validation samples of a dataset are too few for, before anything is trained."""
+    from opkernels.evaluation.conformal import conformal_rank
+    from opkernels.training.build import open_splits
+
+    for cell in {cell.dataset: cell for cell in cells}.values():
+        if cell.coverage is None:
+            return
+        held = open_splits(cell.config, base).validation
+        try:
+            conformal_rank(0 if held is None else len(held), cell.coverage)
+        except ValueError as error:
+            raise ValueError(f"{cell.dataset}, whose validation samples calibrate: {error}") from error
+
+
 def run_cell(job: dict, index: int) -> None:
     """Train and evaluate cell `index` of the table in ``job["config"]`` and write its file."""
     config = read_transfer_config(job["config"])
@@ -338,6 +365,7 @@ def compute(cell: Cell, base: Path) -> dict:
         "epochs": epochs,
         "cpu_seconds": None if resumed else seconds,
         "seconds_per_sample": _seconds_per_sample(surrogate, splits.train),
+        "coverage": cell.coverage,
         "errors": _errors(cell, surrogate, base),
     }
 
@@ -428,15 +456,46 @@ def _errors(cell: Cell, surrogate: Surrogate, base: Path) -> dict[str, dict[str,
 
     found = {}
     sources = _truths(cell, base)
+    covered = _bound(cell, surrogate, base)
     for resolution in cell.row.resolutions:
         shape = parse_resolution(resolution, surrogate.domain.ndim)
         data = next((d for d in sources if all(n >= m for n, m in zip(d.shape, shape, strict=True))), sources[-1])
         try:
-            numbers = _numbers(evaluate(surrogate, data, [shape], steps=cell.row.steps))
+            errors = evaluate(surrogate, data, [shape], steps=cell.row.steps)
+            numbers = _numbers(errors) | covered(errors)
         except ValueError as error:
             numbers = {"refused": str(error)}
         found["x".join(map(str, shape))] = numbers
     return found
+
+
+def _bound(cell: Cell, surrogate: Surrogate, base: Path) -> Callable[[xarray.Dataset], dict[str, float]]:
+    """Return what counts the samples that keep the error bound of the validation samples; nothing where none was asked for."""
+    import torch
+
+    from opkernels.evaluation.conformal import conformal_quantile
+    from opkernels.evaluation.evaluate import evaluate
+    from opkernels.training.build import open_splits
+
+    asked, held = cell.coverage, open_splits(cell.config, base).validation
+    if asked is None or held is None:  # too few were refused before the training
+        return lambda errors: {}
+    known = _samples(evaluate(surrogate, held, [held.shape], steps=cell.row.steps, one_step=False))
+
+    def count(errors: xarray.Dataset) -> dict[str, float]:
+        scores = _samples(errors)
+        n = scores.shape[0]
+        if n > len(known):
+            raise ValueError(f"the bound is calibrated for {len(known)} frames, but the test data hold {n}; give the row fewer steps")
+        bound = conformal_quantile(torch.tensor(known[:n].mean(0)), asked)
+        return {"coverage": float((scores.mean(0) <= float(bound)).mean())}
+
+    return count
+
+
+def _samples(errors: xarray.Dataset) -> np.ndarray:
+    """Return the model's errors (time, sample) at the first resolution."""
+    return errors.rel_l2_sample.sel(predictor="model").isel(resolution=0).values
 
 
 def _truths(cell: Cell, base: Path) -> list[Trajectories]:

@@ -24,6 +24,7 @@ ERRORS = {
     "upsampled": "the same of the model run at its training resolution, its answer interpolated",
     "persistence": "the same of the first state, kept",
     "diverged": "share of the rollouts out of ten times the range of the truth",
+    "coverage": "share of the rollouts whose error keeps the bound found at the training resolution",
 }
 COSTS = {
     "parameters": "trainable numbers",
@@ -66,7 +67,10 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
     variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}
     coordinates = {"dataset": datasets, "model": models, "seed": seeds, "resolution": resolutions}
     coordinates["training_resolution"] = ("dataset", [training[name] for name in datasets])
-    return xarray.Dataset(variables, coordinates)
+    asked = next((cell["coverage"] for cell in cells if cell.get("coverage")), None)
+    if asked is None:
+        variables.pop("coverage")
+    return xarray.Dataset(variables, coordinates, {} if asked is None else {"coverage": asked})
 
 
 def _shown(table: xarray.Dataset, dataset: str) -> tuple[xarray.Dataset, list[str], str]:
@@ -83,6 +87,7 @@ def _known(part: xarray.Dataset, resolution: str) -> bool:
 def markdown(table: xarray.Dataset, metric: str = "rollout") -> str:
     """Return one table per dataset: errors in percent by resolution (mean +- spread over seeds), and what they cost.
 
+    Where a `coverage` was asked for, one more column says how many percent of the samples keep the bound, by resolution.
     The last line of a cell says where running the model at its training resolution and interpolating is better.
     """
     return "\n\n".join(_markdown(table, str(name), metric) for name in table.dataset.values)
@@ -91,7 +96,8 @@ def markdown(table: xarray.Dataset, metric: str = "rollout") -> str:
 def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
     part, resolutions, training = _shown(table, dataset)
     head = ["model", *(f"{r} (training)" if r == training else r for r in resolutions), "upsampled to the finest"]
-    head += ["parameters", "epochs", "CPU s", "ms/sample"]
+    asked = [f"within the {percent(table.attrs['coverage'])} % bound"] if "coverage" in table else []
+    head += [*asked, "parameters", "epochs", "CPU s", "ms/sample"]
     lines = [f"**{dataset}**: {ERRORS[metric]}, in percent", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for model in map(str, table.model.values):
         row = part.sel(model=model)
@@ -101,12 +107,14 @@ def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
         costs = (row[name].mean("seed").item() for name in COSTS)
         parameters, epochs, seconds, each = (value if np.isfinite(value) else None for value in costs)
         cells.append(_cell(row.upsampled.sel(resolution=resolutions[-1]).values))
+        if asked:
+            cells.append(" / ".join(percent(row.coverage.sel(resolution=r).mean()) for r in resolutions))
         cells += [f"{parameters:,.0f}", f"{epochs:.0f}", "-" if seconds is None else f"{seconds:.0f}", f"{1000 * (each or 0):.2f}"]
         lines.append("| " + " | ".join([model, *cells]) + " |")
     still = part.persistence.mean(("model", "seed"))
     if np.isfinite(still).any():
         lines.append(
-            "| " + " | ".join(["persistence", *(percent(still.sel(resolution=r)) for r in resolutions), "", "", "", "", ""]) + " |"
+            "| " + " | ".join(["persistence", *(percent(still.sel(resolution=r)) for r in resolutions), *[""] * (5 + len(asked))]) + " |"
         )
     return "\n".join(lines)
 

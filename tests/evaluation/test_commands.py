@@ -6,6 +6,7 @@ import torch
 from evaluation.heat import heat_data
 
 from opkernels.cli import main
+from opkernels.evaluation.uncertainty import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,24 @@ def test_pictures_of_volumes(tmp_path, capsys):
     for part in ("evaluation", "rollout"):
         assert (tmp_path / "run" / part / "volumes.png").stat().st_size > 5000
     assert capsys.readouterr().out.count("volumes.png") == 2
+
+
+def test_evaluate_tells_the_coverage(run, tmp_path, capsys):
+    import xarray
+
+    out = tmp_path / "out"
+    asked = ["evaluate", str(run), "--data", str(run.parent / "heat.nc"), "--resolution", "16x12", "32x24", "-o", str(out)]
+    assert main([*asked, "--coverage", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "coverage in percent, asked for 50.0, of 10 samples by 1 for calibration" in told and "16x12 (calibration)" in told
+    assert "on 95.0 % of the domain" in told and told.split("written")[0].strip() == (out / "errors.txt").read_text().strip()
+    with xarray.open_dataset(out / "coverage.nc", engine="h5netcdf") as found:
+        assert dict(found.sizes) == {"band": 2, "resolution": 2, "time": 4, "field": 2} and np.isfinite(found.coverage).all()
+    assert Calibration.load(out).pointwise.shape == (1, 4)
+    for words, sentence in (
+        (["--coverage", "0.9"], "got 1 calibration samples for a coverage of 0.9, which needs at least 9"),
+        (["--coverage", "90"], "got the coverage 90.0; give a probability"),
+    ):
+        assert main([*asked, *words]) == 2 and sentence in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--part", "validation", "--coverage", "0.5"]) == 2
+    assert "cannot be measured on them; choose --part test" in capsys.readouterr().err

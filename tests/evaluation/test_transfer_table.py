@@ -1,5 +1,7 @@
 """The resolution-transfer table: cells that go on where they stopped, budgets, tables, pictures, and one sentence for bad input."""
 
+import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -8,8 +10,10 @@ import torch
 
 import opkernels as ok
 from opkernels.cli import main
+from opkernels.evaluation.tables import percent
 from opkernels.evaluation.transfer import read_transfer_config, transfer_cells
 from opkernels.evaluation.transfer_table import markdown
+from opkernels.training.prepare import split_samples
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,7 @@ def test_every_cell_is_trained_and_asked_at_every_resolution(data, tmp_path):
         assert (tmp_path / name).stat().st_size > 0
     text = markdown(table)
     assert "16 (training)" in text and "| wide |" in text and "±" in text
+    assert "coverage" not in table and "bound" not in text
 
 
 def test_finished_cells_are_kept_and_new_rows_cost_their_own(data, tmp_path):
@@ -167,3 +172,37 @@ def test_the_command_prints_the_table(data, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "[2/2] wide on wave, seed 0:" in shown and "| FNO |" in shown
     assert main(["transfer", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_the_coverage_is_a_column_where_it_is_asked_for(data, tmp_path):
+    """Twelve samples: eight to train, two to calibrate, two to count. Of two samples, the larger error covers two thirds."""
+    training = {"epochs": 1, "batch_size": 8, "seeds": [0]}
+    config = table_of(data, tmp_path / "table", training=training)
+    config["models"] = {"FNO": {"n_modes": [8], "hidden_channels": 8, "n_layers": 1, "positional_embedding": "harmonics"}}  # no ties
+    config["datasets"]["wave"]["data"]["split"] = {"train": 2 / 3, "validation": 1 / 6, "test": 1 / 6}
+    table = ok.transfer(config | {"coverage": 0.6}, quiet=True)
+    surrogate, waves = ok.load(tmp_path / "table" / "runs" / "wave" / "FNO-0"), ok.open_trajectories(data)
+    held, test = (
+        ok.evaluate(surrogate, waves.select(rows), [16]).rel_l2_sample.sel(predictor="model", resolution="16").mean("time").values
+        for rows in split_samples(12, (2 / 3, 1 / 6, 1 / 6))[1:]
+    )
+    # on functions that 16 samples resolve the model is the same at all resolutions, and so is what keeps the bound
+    np.testing.assert_array_equal(table.coverage, np.full((1, 1, 1, 3), (test <= held.max()).mean()))
+    assert table.attrs["coverage"] == 0.6
+    share = percent(table.coverage.values.flat[0])
+    assert "within the 60.0 % bound" in markdown(table) and f"{share} / {share} / {share}" in markdown(table)
+    assert ",coverage" in (tmp_path / "table" / "table.csv").read_text()
+    with pytest.raises(ValueError, match="wave, whose validation samples calibrate: got 2 calibration samples for a coverage of 0.9"):
+        ok.transfer(config | {"coverage": 0.9, "run_dir": str(tmp_path / "few")}, quiet=True)
+
+
+def test_a_table_without_coverage_keeps_the_cells_it_had(data, tmp_path):
+    config = read_transfer_config(table_of(data, tmp_path))
+    digests = {cell.digest for cell in transfer_cells(config)}
+    covered = {cell.digest for cell in transfer_cells(dataclasses.replace(config, coverage=0.9))}
+    assert len(digests) == len(covered) == 4 and not digests & covered
+    for cell in transfer_cells(config):  # the digest of a cell before there was a coverage
+        plain = dataclasses.asdict(cell) | {"config": cell.config.to_dict()}
+        plain["config"].pop("run_dir")
+        del plain["coverage"]
+        assert cell.digest == hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
