@@ -123,7 +123,7 @@ def test_evaluate_tells_the_coverage(run, tmp_path, capsys):
     assert "on 95.0 % of the domain" in told and told.split("written")[0].strip() == (out / "errors.txt").read_text().strip()
     with xarray.open_dataset(out / "coverage.nc", engine="h5netcdf") as found:
         assert dict(found.sizes) == {"band": 2, "resolution": 2, "time": 4, "field": 2} and np.isfinite(found.coverage).all()
-    assert Calibration.load(out).pointwise.shape == (1, 4)
+    assert Calibration.load(out).norm.shape == (1, 4)
     for words, sentence in (
         (["--coverage", "0.9"], "got 1 calibration samples for a coverage of 0.9, which needs at least 9"),
         (["--coverage", "90"], "got the coverage 90.0; give a probability"),
