@@ -76,9 +76,9 @@ class ParticleSet:
                 raise ValueError(
                     f"ParticleSet got {name} that are not positive at particle {int((~(value > 0)).nonzero()[0])}; give numbers > 0"
                 )
-        if self.batch is not None and (self.batch.shape != (len(x),) or self.batch.is_floating_point()):
+        if self.batch is not None and (self.batch.shape != (len(x),) or self.batch.is_floating_point() or bool((self.batch < 0).any())):
             raise ValueError(
-                f"ParticleSet got batch of shape {tuple(self.batch.shape)}; expected one integer for each of {len(x)} particles"
+                f"ParticleSet got batch of shape {tuple(self.batch.shape)}; expected one integer >= 0 for each of {len(x)} particles"
             )
         bad = ~torch.isfinite(x.detach().sum(1))
         if bool(bad.any()):
@@ -97,6 +97,8 @@ class ParticleSet:
     @classmethod
     def stack(cls, sets: list[ParticleSet]) -> ParticleSet:
         """Return several simulations as one set, numbered by `batch` in their order; they share support and domain."""
+        if not sets:
+            raise ValueError("ParticleSet.stack got no sets; give at least one")
         first = sets[0]
         if any(s.support != first.support or s.domain != first.domain or s.batch is not None for s in sets):
             raise ValueError("ParticleSet.stack got sets that differ in support or domain, or are batches already; give single sets alike")

@@ -59,6 +59,7 @@ LINE = Domain.periodic(1.0)
         (r"give a Domain", (torch.zeros(3, 2), 1.0, 0.1, Sphere())),
         (r"support=0", (torch.zeros(2, 1), 1.0, 0.0, LINE)),
         (r"batch of shape", (torch.zeros(2, 1), 1.0, 0.1, LINE, torch.zeros(2))),
+        (r"expected one integer >= 0", (torch.zeros(2, 1), 1.0, 0.1, LINE, torch.tensor([0, -1]))),
         (r"densities that are not positive", (torch.zeros(2, 1), 1.0, 0.1, LINE, None, torch.tensor([1.0, math.nan]))),
     ],
 )
@@ -71,3 +72,5 @@ def test_stack_refuses_what_differs():
     a, b = (ParticleSet(torch.zeros(2, 1), 1.0, s, LINE) for s in (0.1, 0.2))
     with pytest.raises(ValueError, match="differ in support or domain"):
         ParticleSet.stack([a, b])
+    with pytest.raises(ValueError, match="got no sets"):
+        ParticleSet.stack([])

@@ -16,6 +16,7 @@ The scheme "sfbc" is that of the published data of Winchenbach and Thuerey 2024 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from opkernels.solvers.sph.equations_of_state import IdealGas, Isothermal
 from opkernels.solvers.sph.kernels import Pairs, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
 from opkernels.solvers.sph.start import check_start
+from opkernels.solvers.stepping import SolverError
 
 __all__ = ["CompressibleSPH1D", "GasRates"]
 
@@ -95,10 +97,10 @@ class CompressibleSPH1D:
             raise ValueError(f"CompressibleSPH1D got scheme={scheme!r}; choose one of {', '.join(_SCHEMES)}")
         if scheme == "sfbc" and adaptive:
             raise ValueError("CompressibleSPH1D got scheme='sfbc' with adaptive=True; that scheme has one support, so set adaptive=False")
-        if min(alpha, beta, conductivity) < 0 or eta < 2:
+        if not (min(alpha, beta, conductivity) >= 0 and max(alpha, beta, conductivity, eta) < math.inf and eta >= 2):
             raise ValueError(
                 f"CompressibleSPH1D got alpha={alpha:g}, beta={beta:g}, conductivity={conductivity:g}, eta={eta:g}; "
-                "give no negative viscosity, and eta >= 2"
+                "give no negative viscosity, and eta >= 2, all finite"
             )
         self.domain = domain
         self.eos = eos if eos is not None else IdealGas()
@@ -162,8 +164,12 @@ class CompressibleSPH1D:
     def _begin(self, particles: ParticleSet, velocities, energies, frozen):
         velocities = check_start("CompressibleSPH1D", self.domain, particles, velocities)
         if isinstance(self.eos, IdealGas):
-            if energies is None or energies.shape != particles.masses.shape or not bool((energies > 0).all()):
-                raise ValueError("CompressibleSPH1D with an ideal gas needs a specific energy > 0 for each particle; give energies (N,)")
+            if energies is None or energies.shape != particles.masses.shape or not bool(((energies > 0) & (energies < math.inf)).all()):
+                raise ValueError(
+                    "CompressibleSPH1D with an ideal gas needs a finite specific energy > 0 for each particle; give energies (N,)"
+                )
+            if energies.dtype != velocities.dtype:
+                raise ValueError(f"CompressibleSPH1D got energies {energies.dtype}; expected {velocities.dtype} as the positions")
         elif energies is not None:
             raise ValueError("CompressibleSPH1D got energies, but the gas is isothermal; leave them out")
         if frozen is not None and (frozen.dtype != torch.bool or frozen.shape != particles.masses.shape):
@@ -212,6 +218,11 @@ class _Run:
                 self.support = h.detach()
                 return pairs, h
             guess = torch.maximum(h.detach(), guess) * 1.1
+            if float(guess.max()) > 2 * solver.domain.extent[0] and not solver.domain.axes[0].periodic:
+                raise SolverError(
+                    f"particle {int(guess.argmax())} finds no mass of {solver.eta:g} neighbors on each side within twice the domain; "
+                    "close the ends of the tube with frozen particles, or give a larger domain"
+                )
 
     def start(self, state: ParticleState, time: float) -> GasRates:
         self._reset()

@@ -10,6 +10,12 @@ from torch import Tensor
 __all__ = ["IdealGas", "Isothermal", "Tait"]
 
 
+def _check(who: str, **positive: float) -> None:
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{who} got {name}={value}; give a finite number > 0")
+
+
 @dataclass(frozen=True)
 class Isothermal:
     """p = c^2 (rho - rho_0): isothermal gas (rho_0 = 0), or a weakly compressible fluid about its rest density.
@@ -24,6 +30,9 @@ class Isothermal:
 
     sound_speed: float
     reference_density: float = 0.0
+
+    def __post_init__(self):
+        _check("Isothermal", sound_speed=self.sound_speed)
 
     def pressure(self, density: Tensor, energy: Tensor | None = None) -> Tensor:
         """Return p(rho)."""
@@ -50,6 +59,9 @@ class Tait:
     reference_density: float = 1.0
     gamma: float = 7.0
 
+    def __post_init__(self):
+        _check("Tait", sound_speed=self.sound_speed, reference_density=self.reference_density, gamma=self.gamma)
+
     def pressure(self, density: Tensor, energy: Tensor | None = None) -> Tensor:
         """Return p(rho)."""
         stiffness = self.reference_density * self.sound_speed**2 / self.gamma
@@ -70,6 +82,10 @@ class IdealGas:
     """p = (gamma - 1) rho u, with the specific internal energy u."""
 
     gamma: float = 1.4
+
+    def __post_init__(self):
+        if not 1 < self.gamma < float("inf"):
+            raise ValueError(f"IdealGas got gamma={self.gamma}; give a finite number > 1 (Isothermal is the limit of 1)")
 
     def pressure(self, density: Tensor, energy: Tensor) -> Tensor:
         """Return p(rho, u)."""

@@ -31,7 +31,7 @@ from opkernels.neighbors import VerletList
 from opkernels.particles import ParticleSet
 from opkernels.solvers.sph.kernels import Pairs, lattice_density, lattice_slope, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
-from opkernels.solvers.sph.start import check_start
+from opkernels.solvers.sph.start import check_parameters, check_spacing, check_start
 from opkernels.solvers.sph.walls import WallPairs, Walls
 
 __all__ = ["IncompressibleSPH2D"]
@@ -107,6 +107,7 @@ class IncompressibleSPH2D:
                 f"IncompressibleSPH2D got rest_density={rest_density}, viscosity={viscosity}, xsph={xsph}, tolerances {tolerance}, "
                 f"{divergence_tolerance}, max_iterations={max_iterations}; give positive ones, and no negative viscosity"
             )
+        check_parameters("IncompressibleSPH2D", gravity, rest_density=rest_density, viscosity=viscosity)
         self.domain, self.rest_density, self.viscosity = domain, float(rest_density), float(viscosity)
         self.xsph, self.gravity, self.walls = float(xsph), tuple(float(g) for g in gravity), walls
         self.free_surface = not all(axis.periodic for axis in domain.axes) if free_surface is None else free_surface
@@ -136,6 +137,7 @@ class IncompressibleSPH2D:
             If the solution breaks down, with the step and the particle.
         """
         velocities = check_start("IncompressibleSPH2D", self.domain, particles, velocities)
+        check_spacing("IncompressibleSPH2D", particles, self.rest_density)
         if self.walls is not None:
             self.walls.check_inside("IncompressibleSPH2D", particles)
         with torch.no_grad():

@@ -53,19 +53,37 @@ class SmoothingKernel:
         return support / self.ratio
 
 
+def _power(x: Tensor, n: int) -> Tensor:
+    """Return x^n by multiplications, several times faster than `torch.pow` on a CPU."""
+    if n == 1:
+        return x
+    return _power(x, n // 2).square() if n % 2 == 0 else x * _power(x, n - 1)
+
+
 def _spline(terms: tuple[tuple[float, float], ...], n: int) -> tuple[Function, Function]:
     """B-spline k = sum_s w_s (s - q)+^n, and k'/q by its polynomial inside the first knot."""
     first = min(knot for knot, _ in terms)
-    derivative = sum(-n * weight * np.polynomial.Polynomial([knot, -1]) ** (n - 1) for knot, weight in terms)
-    inner = [float(c) for c in derivative.coef[1:]]  # k' has no constant term
+    derivative = np.zeros(n)
+    for knot, weight in terms:
+        derivative += -n * weight * (np.polynomial.Polynomial([knot, -1]) ** (n - 1)).coef
+    inner = [float(c) for c in derivative[1:]]  # k' has no constant term
 
     def k(q: Tensor) -> Tensor:
-        return sum(weight * (knot - q).clamp(min=0) ** n for knot, weight in terms)
+        (knot, weight), *others = terms
+        total = weight * _power((knot - q).clamp(min=0), n)
+        for knot, weight in others:
+            total = torch.add(total, _power((knot - q).clamp(min=0), n), alpha=weight)
+        return total
 
     def g(q: Tensor) -> Tensor:
-        near = sum(c * q**i for i, c in enumerate(inner))
-        far = sum(-n * weight * (knot - q).clamp(min=0) ** (n - 1) for knot, weight in terms) / q.clamp(min=first)
-        return torch.where(q < first, near, far)
+        (knot, weight), *others = terms
+        far = -n * weight * _power((knot - q).clamp(min=0), n - 1)
+        for knot, weight in others:
+            far = torch.add(far, _power((knot - q).clamp(min=0), n - 1), alpha=-n * weight)
+        near = torch.full_like(q, inner[-1])
+        for c in reversed(inner[:-1]):
+            near = near * q + c
+        return torch.where(q < first, near, far / q.clamp(min=first))
 
     return k, g
 
@@ -79,11 +97,11 @@ _LINE = {  # in one dimension the Wendland functions are other polynomials
     ),
 }
 _SPACE = {
-    "wendland2": (lambda q: (1 - q).square().square() * (1 + 4 * q), lambda q: -20 * (1 - q) ** 3),
-    "wendland4": (lambda q: (1 - q) ** 6 * (1 + 6 * q + 35 / 3 * q**2), lambda q: -56 / 3 * (5 * q + 1) * (1 - q) ** 5),
+    "wendland2": (lambda q: _power(1 - q, 4) * (1 + 4 * q), lambda q: -20 * (1 - q) ** 3),
+    "wendland4": (lambda q: _power(1 - q, 6) * (1 + 6 * q + 35 / 3 * q**2), lambda q: -56 / 3 * (5 * q + 1) * _power(1 - q, 5)),
     "wendland6": (
-        lambda q: (1 - q) ** 8 * (1 + 8 * q + 25 * q**2 + 32 * q**3),
-        lambda q: -22 * (16 * q**2 + 7 * q + 1) * (1 - q) ** 7,
+        lambda q: _power(1 - q, 8) * (1 + 8 * q + 25 * q**2 + 32 * q**3),
+        lambda q: -22 * (16 * q**2 + 7 * q + 1) * _power(1 - q, 7),
     ),
 }
 _SPLINES = {

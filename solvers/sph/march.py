@@ -119,7 +119,7 @@ def march(solver: _Solver, state: ParticleState, times: Sequence[float], t0: flo
         while t < target:
             limit = solver.stable_step(state, carry)
             if not limit > 0:
-                _refuse_state(state, n_steps, t)
+                _refuse_state(state, n_steps, t, stable=False)
             if dt is not None and dt > _SLACK * limit:
                 raise ValueError(
                     f"solve got dt={dt:g}, but steps above {_SLACK * limit:.3g} are unstable here (sound, viscosity or acceleration); "
@@ -133,16 +133,21 @@ def march(solver: _Solver, state: ParticleState, times: Sequence[float], t0: flo
             n_steps += 1
             fastest = state.velocities.detach().abs().max()
             if not bool(fastest * step < reach):
-                _refuse_state(state, n_steps, t)
+                _refuse_state(state, n_steps, t, stable=True)
         states.append(state)
     return states, times, n_steps
 
 
-def _refuse_state(state: ParticleState, step: int, time: float) -> None:
+def _refuse_state(state: ParticleState, step: int, time: float, stable: bool) -> None:
     speed = state.velocities.detach().norm(dim=1) + 0 * state.densities.detach()
     bad = (~torch.isfinite(speed)).nonzero()
     particle = int(bad[0]) if len(bad) else int(speed.argmax())
-    what = "has a state that is not finite" if len(bad) else f"moves at {float(speed[particle]):.3g}, further than its support in one step"
+    if len(bad):
+        what = "has a state that is not finite"
+    elif stable:
+        what = f"moves at {float(speed[particle]):.3g}, further than its support in one step"
+    else:
+        what = f"moves at {float(speed[particle]):.3g}, the fastest, where accelerations are not finite"
     raise SolverError(
         f"particle {particle} {what} at step {step}, t = {time:.6g}; the step or the initial arrangement is the likely cause: "
         "lower dt, raise the sound speed, or start from particles at rest on a relaxed lattice"

@@ -114,11 +114,17 @@ class Walls:
         return all(bool(side.any()) for sides in beyond for side in sides)
 
     def check_inside(self, who: str, particles: ParticleSet) -> None:
-        """Refuse fluid particles beyond the centers of a wall's first layer; a drop in full flight presses in a little less deep."""
+        """Refuse walls of a larger box, and fluid beyond the centers of a wall's first layer (a drop in full flight dents a wall)."""
         for a, axis in enumerate(particles.domain.axes):
             if axis.periodic:
                 continue
-            x, wall = particles.positions[:, a], self.positions[:, a]
+            x, wall, surface = particles.positions[:, a], self.positions[:, a], self.surface[:, a]
+            slack = 1e-6 * axis.length
+            if len(surface) and (float(surface.min()) < axis.lower - slack or float(surface.max()) > axis.upper + slack):
+                raise ValueError(
+                    f"{who} got walls whose surface runs from {float(surface.min()):g} to {float(surface.max()):g} along axis {axis.name} "
+                    f"[{axis.lower:g}, {axis.upper:g}]; make them with Walls.of_box from the solver's own domain"
+                )
             low, high = wall[wall < axis.lower], wall[wall > axis.upper]
             for name, beyond in (
                 ("below", x < low.max() if len(low) else torch.zeros_like(x, dtype=torch.bool)),

@@ -35,7 +35,7 @@ from opkernels.particles import ParticleSet
 from opkernels.solvers.sph.equations_of_state import Isothermal, Tait
 from opkernels.solvers.sph.kernels import Pairs, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
-from opkernels.solvers.sph.start import check_start, per_particle
+from opkernels.solvers.sph.start import check_parameters, check_spacing, check_start, check_velocities, per_particle
 from opkernels.solvers.sph.walls import Walls
 
 __all__ = ["FlowRates", "WeaklyCompressibleSPH2D"]
@@ -120,6 +120,16 @@ class WeaklyCompressibleSPH2D:
                 f"WeaklyCompressibleSPH2D got sound_speed={sound_speed}, rest_density={rest_density}, viscosity={viscosity}, "
                 f"alpha={alpha}, diffusion={diffusion}; give the first two > 0 and no negative one"
             )
+        most = float(viscosity.max()) if isinstance(viscosity, Tensor) else viscosity
+        check_parameters(
+            "WeaklyCompressibleSPH2D",
+            gravity,
+            sound_speed=sound_speed,
+            viscosity=most,
+            alpha=alpha,
+            diffusion=diffusion,
+            background_pressure=background_pressure,
+        )
         self.domain, self.sound_speed, self.rest_density = domain, float(sound_speed), float(rest_density)
         self.viscosity, self.alpha, self.diffusion = viscosity, float(alpha), float(diffusion)
         self.gravity, self.forcing = tuple(float(g) for g in gravity), forcing
@@ -163,6 +173,7 @@ class WeaklyCompressibleSPH2D:
             If the solution breaks down, with the step and the particle.
         """
         velocities = check_start("WeaklyCompressibleSPH2D", self.domain, particles, velocities)
+        check_spacing("WeaklyCompressibleSPH2D", particles, self.rest_density)
         if self.walls is not None:
             self.walls.check_inside("WeaklyCompressibleSPH2D", particles)
         rho = torch.full_like(particles.masses, self.rest_density) if particles.densities is None else particles.densities
@@ -174,6 +185,7 @@ class WeaklyCompressibleSPH2D:
 
     def rates(self, particles: ParticleSet, velocities: Tensor, time: float = 0.0) -> FlowRates:
         """Return accelerations and rates of density of a state; differentiable in positions, velocities and densities."""
+        velocities = check_velocities("WeaklyCompressibleSPH2D", self.domain, particles, velocities)
         rho = torch.full_like(particles.masses, self.rest_density) if particles.densities is None else particles.densities
         return _Run(self, particles).evaluate(particles.positions, velocities, rho, time)
 

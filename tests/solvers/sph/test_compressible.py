@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opkernels import Axis, Domain, ParticleSet
-from opkernels.solvers.sph import CompressibleSPH1D, IdealGas, Isothermal
+from opkernels.solvers.sph import CompressibleSPH1D, IdealGas, Isothermal, Tait
 from opkernels.solvers.sph.cases import acoustic_wave, lattice_frequency, riemann_solution, shock_tube
 from opkernels.solvers.stepping import SolverError
 
@@ -246,7 +246,14 @@ P, V, U = random_gas()
         ("scheme='euler'; choose one of", lambda: CompressibleSPH1D(P.domain, scheme="euler")),
         ("set adaptive=False", lambda: CompressibleSPH1D(P.domain, scheme="sfbc")),
         ("give no negative viscosity", lambda: CompressibleSPH1D(P.domain, alpha=-1.0)),
-        ("needs a specific energy", lambda: CompressibleSPH1D(P.domain).solve(P, [0.1])),
+        ("needs a finite specific energy", lambda: CompressibleSPH1D(P.domain).solve(P, [0.1])),
+        ("finite specific energy", lambda: CompressibleSPH1D(P.domain).solve(P, [0.1], energies=U * math.inf)),
+        ("energies torch.float32; expected torch.float64", lambda: CompressibleSPH1D(P.domain).solve(P, [0.1], energies=U.float())),
+        ("alpha=nan.* all finite", lambda: CompressibleSPH1D(P.domain, alpha=math.nan)),
+        ("eta=nan.* all finite", lambda: CompressibleSPH1D(P.domain, eta=math.nan)),
+        ("gamma=1.0; give a finite number > 1", lambda: IdealGas(1.0)),
+        ("sound_speed=0.0; give a finite number > 0", lambda: Isothermal(0.0)),
+        ("gamma=nan; give a finite number > 0", lambda: Tait(1.0, gamma=math.nan)),
         ("leave them out", lambda: CompressibleSPH1D(P.domain, eos=LIQUID).solve(P, [0.1], energies=U)),
         ("another domain", lambda: CompressibleSPH1D(Domain.periodic(2.0)).solve(P, [0.1], energies=U)),
         (r"expected torch.float64 \(40, 1\)", lambda: CompressibleSPH1D(P.domain).solve(P, [0.1], velocities=V[:3], energies=U)),
@@ -269,6 +276,14 @@ P, V, U = random_gas()
 def test_refusals(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_lone_particle_has_no_support():
+    """Where there is no mass of eta neighbors in reach, the search for a support ends."""
+    tube = Domain.box(1.0)
+    pair = ParticleSet(torch.tensor([[0.1], [0.9]], dtype=torch.float64), 0.1, 0.05, tube)
+    with pytest.raises(SolverError, match="particle 0 finds no mass of 4 neighbors on each side within twice the domain"):
+        CompressibleSPH1D(tube).solve(pair, [0.1], energies=torch.ones(2, dtype=torch.float64))
 
 
 def test_breakdown_names_step_and_particle():

@@ -180,6 +180,9 @@ DISC = colliding_blobs(0.1).particles
                 DISC.replace(positions=DISC.positions - torch.tensor([0.0, 1.0])), [0.1]
             ),
         ),
+        ("for particles .* apart", lambda: IncompressibleSPH2D(DISC.domain, rest_density=1000.0).solve(DISC, [0.1])),
+        ("give two finite numbers", lambda: IncompressibleSPH2D(DISC.domain, gravity=(math.inf, 0.0))),
+        ("viscosity=inf; give a finite number", lambda: IncompressibleSPH2D(DISC.domain, viscosity=math.inf)),
         ("another domain", lambda: IncompressibleSPH2D(Domain.box(1.0, 1.0)).solve(DISC, [0.1])),
         ("is not finite at particle 0", lambda: IncompressibleSPH2D(DISC.domain).solve(DISC, [0.1], velocities=DISC.positions * math.nan)),
     ],

@@ -10,6 +10,7 @@ from opkernels.neighbors import VerletList
 from opkernels.solvers.sph import Walls, WeaklyCompressibleSPH2D
 from opkernels.solvers.sph.cases import cavity_profiles, couette_velocity, poiseuille_velocity, rotating_patch, still_tank, taylor_green
 from opkernels.solvers.sph.kernels import smoothing_kernel
+from opkernels.solvers.stepping import SolverError
 
 SQUARE = Domain.periodic(1.0, 1.0)
 
@@ -357,6 +358,12 @@ def solver_of(**options):
     return WeaklyCompressibleSPH2D(FREE, **{"sound_speed": 10.0, **options})
 
 
+def test_breakdown_says_that_accelerations_are_not_finite():
+    solver = solver_of(forcing=lambda x, t: torch.full_like(x, math.inf))
+    with pytest.raises(SolverError, match="where accelerations are not finite at step 0, t = 0"):
+        solver.solve(FLUID, [0.1])
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
@@ -372,6 +379,18 @@ def solver_of(**options):
             "particle 0 below the wall of axis x",
             lambda: solver_of(walls=Walls.of_box(FREE, 0.25, 0.3)).solve(FLUID.replace(positions=FLUID.positions - 1), [0.1]),
         ),
+        (
+            "walls whose surface runs from 0 to 2",
+            lambda: solver_of(walls=Walls.of_box(Domain.box(2.0, 2.0), 0.25, 0.3)).solve(FLUID, [0.1]),
+        ),
+        (r"support=0.05 for particles sqrt\(m / rho_0\) = 0.1 apart", lambda: solver_of().solve(FLUID.replace(support=0.05), [0.1])),
+        (r"= 0.00316 apart; give masses of rho_0", lambda: solver_of(rest_density=1000.0).solve(FLUID, [0.1])),
+        ("got no particles", lambda: solver_of().solve(ParticleSet(torch.zeros(0, 2), 0.01, 0.3, FREE), [0.1])),
+        ("gravity=.* give two finite numbers", lambda: solver_of(gravity=(0.0, math.nan))),
+        ("gravity=.* give two finite numbers", lambda: solver_of(gravity=(0.0, 0.0, 1.0))),
+        ("sound_speed=inf; give a finite number", lambda: solver_of(sound_speed=math.inf)),
+        ("viscosity=inf; give a finite number", lambda: solver_of(viscosity=math.inf)),
+        (r"expected torch.float32 \(9, 2\)", lambda: solver_of().rates(FLUID, torch.zeros(3, 2))),
         ("choose one of 100, 400, 1000", lambda: cavity_profiles(50)),
         (
             "support \\+ skin = 0.6 on axis x",
