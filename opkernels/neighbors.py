@@ -331,7 +331,8 @@ def _cells(x, y, radius, lower, periods, batch, batch_y, chunk, max_edges) -> tu
     total = count.sum(1).cumsum(0)
     n_candidates = int(total[-1])
     if n_candidates == 0:
-        return torch.zeros(2, 0, dtype=torch.int64, device=x.device).unbind(0)
+        nothing = torch.zeros(0, dtype=torch.int64, device=x.device)
+        return nothing, nothing
     if n_candidates > max_edges:  # a ball fills about 0.7 of its candidates
         _refuse_long(int(0.7 * n_candidates), max_edges)
     marks = torch.arange(chunk, n_candidates + chunk, chunk, device=x.device)

@@ -103,14 +103,14 @@ class ParticleSet:
         if any(s.support != first.support or s.domain != first.domain or s.batch is not None for s in sets):
             raise ValueError("ParticleSet.stack got sets that differ in support or domain, or are batches already; give single sets alike")
         batch = torch.cat([torch.full((len(s),), b, dtype=torch.int64, device=s.positions.device) for b, s in enumerate(sets)])
-        known = all(s.densities is not None for s in sets)
+        densities = [s.densities for s in sets if s.densities is not None]
         return cls(
             torch.cat([s.positions for s in sets]),
             torch.cat([s.masses for s in sets]),
             first.support,
             first.domain,
             batch,
-            torch.cat([s.densities for s in sets]) if known else None,
+            torch.cat(densities) if len(densities) == len(sets) else None,
         )
 
     def __len__(self) -> int:
@@ -150,12 +150,17 @@ class ParticleSet:
 
     def to(self, *target: torch.device | torch.dtype | str) -> ParticleSet:
         """Move to a device, or cast to a floating-point type."""
-        batch, densities = self.batch, self.densities
-        devices = [t for t in target if not isinstance(t, torch.dtype)]
+
+        def moved(values: Tensor, indices: bool = False) -> Tensor:
+            for one in target:
+                if not (indices and isinstance(one, torch.dtype)):
+                    values = values.to(one)
+            return values
+
         return replace(
             self,
-            positions=self.positions.to(*target),
-            masses=self.masses.to(*target),
-            batch=batch if batch is None or not devices else batch.to(*devices),
-            densities=None if densities is None else densities.to(*target),
+            positions=moved(self.positions),
+            masses=moved(self.masses),
+            batch=None if self.batch is None else moved(self.batch, indices=True),
+            densities=None if self.densities is None else moved(self.densities),
         )

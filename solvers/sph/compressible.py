@@ -240,10 +240,11 @@ class _Run:
         x, v, u = state.positions, state.velocities, state.energies
         half = v + dt / 2 * rates.acceleration
         x = x + dt * half
-        u_half = None if u is None else u + dt / 2 * rates.energy_rate
-        rates = self.evaluate(v + dt * rates.acceleration, None if u is None else u + dt * rates.energy_rate, x)
+        u = None if u is None else u + dt / 2 * rates.energy_rate
+        predicted = None if u is None else u + dt / 2 * rates.energy_rate
+        rates = self.evaluate(v + dt * rates.acceleration, predicted, x)
         v = half + dt / 2 * rates.acceleration
-        u = None if u is None else u_half + dt / 2 * rates.energy_rate
+        u = None if u is None else u + dt / 2 * rates.energy_rate
         return ParticleState(x, v, rates.density, u), rates
 
     def _runge_kutta(self, state: ParticleState, rates: GasRates, dt: float) -> tuple[ParticleState, GasRates]:

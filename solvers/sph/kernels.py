@@ -65,7 +65,7 @@ def _spline(terms: tuple[tuple[float, float], ...], n: int) -> tuple[Function, F
     first = min(knot for knot, _ in terms)
     derivative = np.zeros(n)
     for knot, weight in terms:
-        derivative += -n * weight * (np.polynomial.Polynomial([knot, -1]) ** (n - 1)).coef
+        derivative -= n * weight * np.polynomial.polynomial.polypow([knot, -1], n - 1)
     inner = [float(c) for c in derivative[1:]]  # k' has no constant term
 
     def k(q: Tensor) -> Tensor:
@@ -185,11 +185,11 @@ class Pairs:
 def pair_geometry(neighbors: Neighbors, x: Tensor, y: Tensor | None, support: float) -> Pairs:
     """Compute x_ij (nearest image), r^2 and r of each pair; r is smoothed by 1e-12 H, so that gradients exist at r = 0."""
     y = x if y is None else y
-    components, r2 = [], None
+    components, r2 = [], torch.zeros((), dtype=x.dtype, device=x.device)
     for a, period in enumerate(neighbors.periods):
         d = x[:, a].contiguous().index_select(0, neighbors.row) - y[:, a].contiguous().index_select(0, neighbors.col)
         if period:
             d = torch.sub(d, (d.detach() / period).round_(), alpha=period)
         components.append(d)
-        r2 = d * d if r2 is None else torch.addcmul(r2, d, d)
+        r2 = torch.addcmul(r2, d, d)
     return Pairs(neighbors, tuple(components), r2, (r2 + 1e-24 * support**2).sqrt())

@@ -73,9 +73,9 @@ class ParticleTrajectory:
     @classmethod
     def of_states(cls, times, states: list[ParticleState], pressures: list[Tensor], particles: ParticleSet, **extra) -> ParticleTrajectory:
         """Stack the states that `march` returns; `extra` are attributes named above."""
-        energies = None if states[0].energies is None else torch.stack([s.energies for s in states])
-        frames = [torch.stack([getattr(s, name) for s in states]) for name in ("positions", "velocities", "densities")]
-        return cls(tuple(times), *frames, torch.stack(pressures), particles, energies, **extra)
+        inner = [s.energies for s in states if s.energies is not None]
+        x, v, rho = (torch.stack([getattr(s, name) for s in states]) for name in ("positions", "velocities", "densities"))
+        return cls(tuple(times), x, v, rho, torch.stack(pressures), particles, torch.stack(inner) if inner else None, **extra)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -91,8 +91,8 @@ class ParticleTrajectory:
 
 class _Solver(Protocol):
     def start(self, state: ParticleState, time: float) -> Any: ...
-    def advance(self, state: ParticleState, carry: Any, time: float, dt: float) -> tuple[ParticleState, Any]: ...
-    def stable_step(self, state: ParticleState, carry: Any) -> float: ...
+    def advance(self, state: ParticleState, carry: Any, /, time: float, dt: float) -> tuple[ParticleState, Any]: ...
+    def stable_step(self, state: ParticleState, carry: Any, /) -> float: ...
 
 
 def march(solver: _Solver, state: ParticleState, times: Sequence[float], t0: float, dt: float | None, reach: float):

@@ -78,7 +78,8 @@ class Walls:
             Sides without a wall, e.g. ``("+y",)`` for a tank open at its top.
         """
         sides = {sign + axis.name for axis in domain.axes if not axis.periodic for sign in "-+"}
-        unknown = (set(velocities or {}) | set(open_sides)) - sides
+        velocities = velocities or {}
+        unknown = (set(velocities) | set(open_sides)) - sides
         if unknown:
             raise ValueError(f"Walls.of_box got the side {sorted(unknown)[0]!r}; this domain has {', '.join(sorted(sides)) or 'no walls'}")
         layers = math.ceil(support / spacing - 1e-9)
@@ -99,7 +100,7 @@ class Walls:
         x, side = x[side.any(1)], side[side.any(1)]
         v = torch.zeros_like(x)
         for (a, axis), (sign, number) in itertools.product(enumerate(domain.axes), (("-", -1), ("+", 1))):
-            if sign + axis.name in (velocities or {}):
+            if sign + axis.name in velocities:
                 v[side[:, a] == number] = torch.tensor(velocities[sign + axis.name], dtype=torch.float64)
         lower, upper = (torch.tensor([getattr(axis, end) for axis in domain.axes], dtype=torch.float64) for end in ("lower", "upper"))
         return cls(x, v, x.clamp(lower, upper), no_slip)
