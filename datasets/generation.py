@@ -418,4 +418,7 @@ def _client(address: str | None) -> contextlib.AbstractContextManager[Any]:
         from dask.distributed import Client
     except ImportError as error:
         raise ValueError('--dask needs an extra: pip install "opkernels[dask]"') from error
-    return Client(address)
+    try:
+        return Client(address)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot reach a dask scheduler at {address!r} ({error}); give its address, such as tcp://node1:8786") from error

@@ -42,12 +42,14 @@ def table(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
     (or NumPy where no argument can be symbolic). The returned function has the signature
     ``(*key, device=None, dtype=None)``. One bounded cache serves the whole package; it is bypassed
     while compiling, exporting or under fake tensors, where `key` may hold symbolic sizes. Tables
-    are built outside inference mode, so that one made by a prediction can serve a training step.
+    are built outside inference mode, so that one made by a prediction can serve a training step. A grid in the key
+    is that of the whole field: what processes do with it neither matters to a table nor is kept alive by one.
     """
 
     @functools.wraps(build)
     def cached(*key, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
         dtype = dtype or torch.get_default_dtype()
+        key = tuple([part.whole if isinstance(part, Grid) else part for part in key])
         if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
             return build(*key, device=device).to(dtype)
         device = torch.device(device or "cpu")
@@ -339,6 +341,11 @@ class Grid:
     def sizes(self) -> tuple[int, ...]:
         """Samples per axis that a tensor on this grid holds: `shape`, or that of a block of it."""
         return self.split.sizes(self.shape)
+
+    @property
+    def whole(self) -> Grid:
+        """The grid of the whole field, where this one is of a field that is split over processes."""
+        return Grid(self.domain, self.shape) if self.split.parts else self
 
     @property
     def spacing(self) -> tuple[float, ...]:

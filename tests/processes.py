@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-PATIENCE = 60
+PATIENCE = 120  # where two cores are shared by many, starts alone take half a minute
 WORLDS = (1, 2, 4)
 
 

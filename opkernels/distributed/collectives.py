@@ -11,22 +11,30 @@ The difference between the last two and the one before is that between a loss an
 one number, and every process begins its backward pass with the gradient one. The sum inside a layer is used P times, once for each
 block; its gradient is what those uses say together. Taking the second rule for a loss makes gradients P times too large.
 
-Complex tensors travel as pairs of real ones. Only public functions of ``torch.distributed`` are used.
+Complex tensors travel as pairs of real ones. Only public functions of ``torch.distributed`` are used. torch.compile compiles
+what lies between two messages.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["exchange", "gathered", "joined", "total", "traffic"]
+__all__ = ["eager", "exchange", "gathered", "joined", "total", "traffic"]
 
 _meters: list[Counter[str]] = []
+F = TypeVar("F", bound=Callable)
+
+
+def eager(function: F) -> F:
+    """Keep a function out of torch.compile, which compiles what comes before it and after it."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager
@@ -56,6 +64,7 @@ def _count(kind: str, n_bytes: int) -> None:
         meter[kind] += n_bytes
 
 
+@eager
 def exchange(values: Tensor, sent: Sequence[int], received: Sequence[int], group: dist.ProcessGroup) -> Tensor:
     """Send ``sent[r]`` entries of `values` (N,), in the order of the ranks r, and return those received, in the same order."""
     if values.is_complex():
@@ -64,11 +73,13 @@ def exchange(values: Tensor, sent: Sequence[int], received: Sequence[int], group
     return _Exchange.apply(values, list(sent), list(received), group)
 
 
+@eager
 def total(values: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the sum of `values` over the processes; the gradient is summed too."""
     return _Total.apply(values, group)
 
 
+@eager
 def joined(values: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Return the values of all processes, (P, ...), for a result that all compute alike."""
     return _Joined.apply(values, group)
@@ -86,7 +97,6 @@ def gathered(x: Tensor, dim: int, sizes: Sequence[int], group: dist.ProcessGroup
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    @torch.compiler.disable
     def forward(ctx, values, sent, received, group):
         ctx.sent, ctx.received, ctx.group = sent, received, group
         result = values.new_empty(sum(received))
@@ -101,7 +111,6 @@ class _Exchange(torch.autograd.Function):
 
 class _Total(torch.autograd.Function):
     @staticmethod
-    @torch.compiler.disable
     def forward(ctx, values, group):
         ctx.group = group
         result = values.clone(memory_format=torch.contiguous_format)
@@ -116,7 +125,6 @@ class _Total(torch.autograd.Function):
 
 class _Joined(torch.autograd.Function):
     @staticmethod
-    @torch.compiler.disable
     def forward(ctx, values, group):
         ctx.rank = dist.get_rank(group)
         values = values.contiguous()

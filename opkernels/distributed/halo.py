@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from opkernels.distributed.collectives import exchange
+from opkernels.distributed.collectives import eager, exchange
 
 __all__ = ["Part", "block_sizes", "folded", "moved", "surrounded"]
 
@@ -52,6 +52,7 @@ def block_sizes(n: int, size: int) -> list[int]:
     return [high - low for low, high in (_bounds(n, size, rank) for rank in range(size))]
 
 
+@eager
 def surrounded(x: Tensor, dim: int, width: int, n: int, part: Part, *, periodic: bool) -> Tensor:
     """Return the block x with up to `width` samples of the others on each side of `dim`; the whole axis has n."""
     plan = _plan(n, part.size, part.rank, width, periodic, x.device)
@@ -64,6 +65,7 @@ def surrounded(x: Tensor, dim: int, width: int, n: int, part: Part, *, periodic:
     return torch.cat([halo[: plan.before], rows, halo[plan.before :]]).movedim(0, dim)
 
 
+@eager
 def folded(y: Tensor, dim: int, width: int, n: int, part: Part, *, periodic: bool) -> Tensor:
     """Return the block of y without its halo, and with what the halos of the others hold of it added: the adjoint of `surrounded`."""
     plan = _plan(n, part.size, part.rank, width, periodic, y.device)
@@ -77,6 +79,7 @@ def folded(y: Tensor, dim: int, width: int, n: int, part: Part, *, periodic: boo
     return core.index_add(0, plan.send, came.unflatten(0, (-1, *rows.shape[1:]))).movedim(0, dim)
 
 
+@eager
 def moved(x: Tensor, source: int, target: int, n: int, part: Part) -> Tensor:
     """Return x, held in blocks of dimension `source` (n in the whole), in blocks of dimension `target` instead."""
     pieces = x.split(block_sizes(x.shape[target], part.size), target)

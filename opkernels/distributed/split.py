@@ -77,9 +77,9 @@ def process_mesh(*, domain: int | None = None, data: int | None = None, device: 
             alone = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
             dist.init_process_group(backend, store=alone, rank=0, world_size=1)
     world = dist.get_world_size()
-    domain = domain or world // (data or 1)
-    data = data or world // domain
-    if data * domain != world:
+    domain = max(world // (data or 1), 1) if domain is None else domain
+    data = max(world // (domain or 1), 1) if data is None else data
+    if data < 1 or data * domain != world:
         raise ValueError(f"got data={data} and domain={domain} for {world} processes; their product must be the number of processes")
     return init_device_mesh(kind, (data, domain), mesh_dim_names=("data", "domain"))
 

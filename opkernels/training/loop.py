@@ -162,7 +162,8 @@ def fit(
 
 
 def _check_options(epochs: int, batch_size: int, lr: float, precision: str, seed: int, options: Options) -> None:
-    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+    shared = ("options.distributed.domain", options.distributed.domain, 1)
+    for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("seed", seed, 0), shared):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"fit got {name}={value!r}; give a whole number of at least {least}")
     if not lr > 0 or not math.isfinite(lr):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,24 @@ def test_executors_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"got an executor of type int without submit"):
         generate(RECIPE, tmp_path / "d.nc", executor=3)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["nonsense", "foo://here:1"])
+def test_a_dask_address_that_is_none_is_refused(address, tmp_path, capsys):
+    pytest.importorskip("dask.distributed", reason="needs the extra dask")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(str(RECIPE))
+    assert main(["generate", str(recipe), "-o", str(tmp_path / "r.nc"), "--dask", address]) == 2
+    assert f"cannot reach a dask scheduler at {address!r} (" in (told := capsys.readouterr().err)
+    assert "give its address, such as tcp://node1:8786" in told and not (tmp_path / "r.nc").exists()
+
+
+def test_dask_that_is_not_installed_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask.distributed", None)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(str(RECIPE))
+    assert main(["generate", str(recipe), "-o", str(tmp_path / "r.nc"), "--dask", "tcp://here:1"]) == 2
+    assert '--dask needs an extra: pip install "opkernels[dask]"' in capsys.readouterr().err
 
 
 def test_two_dask_workers_make_the_same_bytes_and_one_may_be_killed(tmp_path, capsys):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from processes import WORLDS, names, run, same, splits, whole
 
-from opkernels import Domain, energy_spectrum, rel_h1, rel_l2, resample
+from opkernels import Domain, Grid, energy_spectrum, rel_h1, rel_l2, resample
 from opkernels.distributed import Split, gather, process_mesh, scatter, sum_gradients, traffic
+from opkernels.domains import _cache
 from opkernels.layers import DifferentialConv, LocalIntegralConv
 from opkernels.layers.kernels import PolarHats
 from opkernels.layers.multigrid import Patches
@@ -21,8 +22,8 @@ SHAPES = {1: (37,), 2: (21, 26), 3: (9, 11, 10)}  # odd and anisotropic; nothing
 SMALL: dict = {"hidden_channels": 4, "n_layers": 2}
 
 
-@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", names(__file__))
+@pytest.mark.parametrize("world", WORLDS)  # the slow one: checks of one start stay together where tests are dealt out
 def test_on_processes(world, name):
     outcome = run(__file__, world)
     assert name in outcome, f"not reached; {[text for text in outcome.values() if text]}"
@@ -150,6 +151,24 @@ def check_mg_tfno(rank, world):
     shapes = {1: (40,), 2: (16, 24), 3: (8, 16, 8)}
     for domains, dims in ((TORI, (1, 2)), (BOXES, (2,) if world < 4 else (1,)), (TORI, (3,) if world == 2 else ())):
         in_all_dimensions(world, build, domains, dims=dims, shapes=shapes)
+
+
+def check_compiled(rank, world):
+    """What lies between two messages, where pencils and halos send real and complex numbers."""
+    if world != 2:
+        return
+    grid = Split(process_mesh(domain=world)).grid(TORI[1].grid(20))
+    model = LocalNO(TORI[1], 1, 1, n_modes=(5,), hidden_channels=3, n_layers=1).double()
+    x = scatter(torch.randn(1, 1, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), grid).requires_grad_()
+    y, z = model(x, grid=grid), torch.compile(model, backend="aot_eager")(x, grid=grid)
+    same(z, y)
+    same(torch.autograd.grad(z.square().sum(), x)[0], torch.autograd.grad(y.square().sum(), x)[0])
+
+
+def check_tables_keep_no_process_group(rank, world):
+    """Tables are of the whole and outlive a split: a process group that one keeps alive ends after those that need it."""
+    held = [key for slot in _cache for key in slot[2] if isinstance(key, Grid)]
+    assert held and all(grid.split.size == 1 for grid in held)
 
 
 def check_refusals(rank, world):

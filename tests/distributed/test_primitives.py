@@ -15,8 +15,8 @@ from opkernels.losses import l1, mse, rel_h1, rel_l2
 from opkernels.transforms import Fourier, Modes
 
 
-@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", names(__file__))
+@pytest.mark.parametrize("world", WORLDS)  # the slow one: checks of one start stay together where tests are dealt out
 def test_on_processes(world, name):
     outcome = run(__file__, world)
     assert name in outcome, f"not reached; {[text for text in outcome.values() if text]}"
@@ -245,8 +245,9 @@ def check_traffic_of_the_primitives(rank, world):
 
 def check_refusals(rank, world):
     mesh = process_mesh(domain=world)
-    with pytest.raises(ValueError, match="product must be the number of processes"):
-        process_mesh(domain=world + 1)
+    for wrong in ({"domain": world + 1}, {"data": world + 1}, {"domain": 0}, {"domain": -world}, {"data": -1, "domain": -world}):
+        with pytest.raises(ValueError, match=f"for {world} processes; their product must be the number of processes"):
+            process_mesh(**wrong)
     with pytest.raises(ValueError, match="name each once"):
         Split(mesh, ("rows",))
     with pytest.raises(ValueError, match="name each once"):

@@ -177,7 +177,7 @@ def test_a_killed_process_stops_the_others_and_the_run_goes_on(nursery, alone, t
 CONFIG = """
 data: {path: waves.nc, split: {train: 0.6, validation: 0.2, test: 0.2}}
 model: {name: FNO, n_modes: [4, 4], hidden_channels: 4, n_layers: 1}
-training: {epochs: 60, batch_size: 4}
+training: {epochs: 6, batch_size: 4}
 distributed: {domain: 2}
 """
 
@@ -192,30 +192,47 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+COMMAND = """
+import os, signal, sys
+from pathlib import Path
+from opkernels.cli import main
+from opkernels.training.run import Run
+
+epoch = Run._epoch
+
+
+def killed(run):
+    if run.progress.epoch == 2:
+        Path("killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return epoch(run)
+
+
+Run._epoch = killed if os.environ["RANK"] == "1" else epoch
+sys.exit(main(["train", "waves.yaml"]))
+"""
+
+
 def test_torchrun_tells_of_a_killed_process_and_the_command_goes_on_alone(place, capsys):
-    """The command line under torchrun, two processes that share fields; resumed and evaluated by one."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "opkernels", "train", "waves.yaml"]
+    """The command line under torchrun, two processes that share fields, one killed in the third epoch; resumed and evaluated by one."""
+    Path("command.py").write_text(COMMAND)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "command.py"]
     with Path("said").open("w") as said:
-        agent = subprocess.Popen(command, stderr=said, stdout=said, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        agent = subprocess.Popen(torchrun, stderr=said, stdout=said, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
-        while not holds_checkpoint(Path("runs/waves")) and agent.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        workers = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-        victim = next(w for w in workers if b"RANK=1" in Path(f"/proc/{w}/environ").read_bytes().split(b"\0"))
-        os.kill(int(victim), SIGKILL)
-        start = time.monotonic()
-        assert agent.wait(timeout=60) != 0 and time.monotonic() - start < 60
+        code = agent.wait(timeout=400)  # for three processes that import torch where two cores are shared by many
+        stopped = time.time()
     finally:
-        agent.kill()
+        if agent.poll() is None:
+            os.killpg(agent.pid, SIGKILL)
     told = Path("said").read_text()
-    assert "lost another one" in told or "SIGKILL" in told, told
+    assert code != 0 and ("lost another one" in told or "SIGKILL" in told), told
+    assert stopped - Path("killed").stat().st_mtime < 60, told
     before = [json.loads(line)["epoch"] for line in Path("runs/waves/log.jsonl").read_text().splitlines()]
-    assert before and before[-1] < 60
+    assert before == [1, 2], told
     assert main(["train", "runs/waves", "--resume", "--quiet"]) == 0
     assert main(["evaluate", "runs/waves"]) == 0 and "rel" in capsys.readouterr().out
-    assert len(Path("runs/waves/log.jsonl").read_text().splitlines()) == 60
+    assert len(Path("runs/waves/log.jsonl").read_text().splitlines()) == 6
 
 
 def test_what_does_not_fit_is_refused():
@@ -228,6 +245,9 @@ def test_what_does_not_fit_is_refused():
     )
     with pytest.raises(ValueError, match="distributed.domain"):
         read_config({"data": {"path": "a.nc"}, "model": {"name": "FNO", "n_modes": [4]}, "distributed": {"domain": 0}})
+    for domain in (0, -2, 2.0):
+        with pytest.raises(ValueError, match="fit got options.distributed.domain=.*; give a whole number of at least 1"):
+            ok.fit(None, None, options=Options(distributed=Distributed(domain)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got distributed.domain=3 for 4 processes; start a multiple of it"):
         _split(3, 4, torch.device("cpu"))
     assert Options(distributed=Distributed(2, True)).distributed.sharded
