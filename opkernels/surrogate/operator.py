@@ -135,6 +135,7 @@ class Surrogate:
 
     Examples
     --------
+    >>> from opkernels import Domain
     >>> from opkernels.models import UNet
     >>> domain = Domain.periodic(1.0, 1.0)
     >>> one = Normalization(mean=(0.0,), std=(1.0,), names=("w",))
