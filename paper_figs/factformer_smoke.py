@@ -110,7 +110,8 @@ def draw(means, path):
         for name, sizes in means.items():
             ax.plot(SIZES, [sizes[n][what] for n in SIZES], marker="o", label=name)
         ax.set_xscale("log", base=2)
-        ax.set(xlabel="samples per axis (trained at 32)", ylabel=label, xticks=SIZES, xticklabels=SIZES, ylim=(0, None))
+        top = 1.1 * max(sizes[n][what] for sizes in means.values() for n in SIZES)
+        ax.set(xlabel="samples per axis (trained at 32)", ylabel=label, xticks=SIZES, xticklabels=SIZES, ylim=(0, top))
     axes[0].legend()
     figure.savefig(path, dpi=130)
 
