@@ -116,16 +116,22 @@ def nursery(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(nursery, tmp_path_factory):
-    """The run of one process."""
+    """The folder of the run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     assert nursery(folder, 1) == ([0], "")
-    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == 20
-    return ok.load(folder)
+    assert rows(folder)[-1]["step"] == 20
+    return folder
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def assert_same_run(folder, alone):
     """Weights to 1e-6 of their largest, errors to 1e-6; much is lost to no rounding in float64."""
-    found = ok.load(folder)
+    found, alone, log, expected = ok.load(folder), ok.load(alone), rows(folder), rows(alone)
+    for key in ("loss", "validation"):
+        assert [row[key] for row in log] == pytest.approx([row[key] for row in expected], rel=1e-6)
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(found.model.state_dict()[name], value, rtol=1e-6, atol=1e-6 * float(value.abs().max()))
     assert found.notes["validation"] == pytest.approx(alone.notes["validation"], rel=1e-6)
