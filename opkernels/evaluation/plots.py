@@ -79,7 +79,8 @@ def compare_fields(
         )
     rows = [""] * len(truth) if rows is None else list(rows)
     truth, prediction, axes = planes(truth, prediction, grid)
-    area = planes(*[grid.weights(dtype=torch.float64).numpy()[None]] * 2, grid)[0][0]
+    weights = grid.weights(dtype=torch.float64).numpy()[None]
+    area = planes(weights, weights, grid)[0][0]
     if len(axes) == 1:
         return _compare_lines(truth, prediction, axes[0], area, rows, title, unit)
     x, y = axes

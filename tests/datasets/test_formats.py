@@ -538,19 +538,19 @@ def test_the_command_survives_a_library_that_does_not(harm, told, tmp_path, monk
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
-    """Outcomes of 40 damaged files of each kind, read in a process of their own; see benchmarks/fuzz_formats.py."""
+    """Outcomes of 15 damaged files of each kind, read in a process of their own; see benchmarks/fuzz_formats.py."""
     import importlib.util
     from pathlib import Path
 
     spec = importlib.util.spec_from_file_location("fuzz_formats", Path(__file__).parents[2] / "benchmarks" / "fuzz_formats.py")
     fuzz = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fuzz)
-    return fuzz.fuzz(40, seed=3, report=lambda line: None, check=0)
+    return fuzz.fuzz(15, seed=3, report=lambda line: None, check=0)
 
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_damaged_files_are_one_sentence_and_run_no_code(kind, fuzzed):
     found = fuzzed[kind]
     assert found["traceback"] == 0, found["worst"]
-    assert found["refused"] + found["read"] + found["crashed"] + found["hung"] == 40 and found["refused"] >= 12
+    assert found["refused"] + found["read"] + found["crashed"] + found["hung"] == 15 and found["refused"] >= 4
     assert found["crashed"] + found["hung"] <= 3 and not found["code_run"] and not fuzzed["left_behind"]  # HDF5's own; the command survives
