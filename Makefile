@@ -1,8 +1,9 @@
 # make demo: set everything up and run the main job.  make test: set everything up and pass the tests.  make docs: build site/.
+# make bench: every speed comparison, about an hour.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/installed
 	$(BIN)/opkernels demo
@@ -24,6 +25,9 @@ docs: .venv/documentation
 .venv/documentation: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache
