@@ -20,6 +20,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from opkernels.whole import Whole
 
-__all__ = ["Axis", "Domain", "Grid", "Whole", "table"]
+__all__ = ["Axis", "Domain", "Grid", "Whole", "looked_up", "table"]
 
 POINTS = ("node", "cell", "endpoint", "gauss")
 _CACHE_SIZE = 512
@@ -65,6 +66,18 @@ def table(build: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return value
 
     return cached
+
+
+def looked_up(find: Callable[..., Any], *key, **kind) -> Any:
+    """Return the tables that ``find(*key, **kind)`` takes from the cache, at the price of a break in a compiled graph.
+
+    Traced into the graph, they would be built in every call, which costs more than all else; torch 2.13 does not take more than
+    one result of `torch.compiler.assume_constant_result` in a graph. The compiler is asked for here and not at import: loading
+    it takes seconds.
+    """
+    if torch.compiler.is_compiling():
+        find = torch.compiler.disable(find, recursive=True)
+    return find(*key, **kind)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opkernels.domains import table
+from opkernels.domains import looked_up, table
 from opkernels.sphere import Sphere, SphereGrid, colatitudes, quadrature
 from opkernels.transforms import uses_tf32
 
@@ -238,7 +238,7 @@ class Harmonics:
             )
 
     def _tables(self, build: Callable[..., Tensor], grid: SphereGrid, like: Tensor) -> list[Tensor]:
-        return _looked_up(_found, build, grid.domain.points, grid.shape[0], self.degree, like.device, like.real.dtype)
+        return looked_up(_found, build, grid.domain.points, grid.shape[0], self.degree, like.device, like.real.dtype)
 
     # Few scalar fields of low degree: one product over all rows and degrees. It has twice the operations and a third of the copies.
 
@@ -247,7 +247,7 @@ class Harmonics:
 
     def _analyze_small(self, x: Tensor, grid: SphereGrid) -> Tensor:
         size, nlat = self.degree + 1, grid.shape[0]
-        weighted, _ = _looked_up(_whole_tables, grid.domain.points, nlat, self.degree, x.device, x.dtype)
+        weighted, _ = looked_up(_whole_tables, grid.domain.points, nlat, self.degree, x.device, x.dtype)
         with _exact(x):
             rows = torch.view_as_real(torch.fft.rfft(x.reshape(-1, *x.shape[-2:]), norm="forward")[..., :size])
             z = _full_product(rows.permute(2, 0, 3, 1).reshape(size, -1, nlat), weighted)  # (m, columns, l)
@@ -256,7 +256,7 @@ class Harmonics:
 
     def _synthesize_small(self, z: Tensor, grid: SphereGrid) -> Tensor:
         size, (nlat, nlon) = self.degree + 1, grid.shape
-        _, legendre = _looked_up(_whole_tables, grid.domain.points, nlat, self.degree, z.device, z.real.dtype)
+        _, legendre = looked_up(_whole_tables, grid.domain.points, nlat, self.degree, z.device, z.real.dtype)
         columns = torch.view_as_real(z.mT.reshape(-1, size, size).resolve_conj()).permute(1, 0, 3, 2)
         with _exact(z):
             rows = _full_product(columns.reshape(size, -1, size), legendre)  # (m, columns, latitude)
@@ -362,16 +362,6 @@ def _blocks(degree: int) -> list[tuple[int, int]]:
     count = min(8, max(1, (degree + 1) // 22))
     edges = [(degree + 1) * b // count for b in range(count + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
-
-
-def _looked_up(find: Callable[..., list[Tensor]], *key) -> list[Tensor]:
-    """Return the tables that ``find(*key)`` looks up, at the price of a break in a compiled graph.
-
-    Traced into the graph, they would be built in every call.
-    """
-    if torch.compiler.is_compiling():  # asked here, since to ask for it loads the compiler, which reading data does not need
-        find = torch.compiler.disable(find, recursive=True)
-    return find(*key)
 
 
 def _found(build: Callable[..., Tensor], points: str, nlat: int, degree: int, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

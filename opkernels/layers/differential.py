@@ -33,8 +33,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Axis, Grid, table
-from opkernels.layers.multipliers import filtered, looked_up
+from opkernels.domains import Axis, Grid, looked_up, table
+from opkernels.layers.multipliers import filtered
 
 __all__ = ["DifferentialConv", "differentiate", "stencil"]
 

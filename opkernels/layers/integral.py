@@ -34,9 +34,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import Axis, Domain, Grid, table
+from opkernels.domains import Axis, Domain, Grid, looked_up, table
 from opkernels.layers.kernels import KernelBasis, kernel_values, transfer
-from opkernels.layers.multipliers import filtered, looked_up
+from opkernels.layers.multipliers import filtered
 from opkernels.neighbors import Neighbors, radius_search
 from opkernels.particles import ParticleSet
 

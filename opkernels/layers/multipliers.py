@@ -9,14 +9,14 @@ transforming back C K fields and mixing those would take K times as many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from opkernels.domains import Whole
 
-__all__ = ["filtered", "looked_up"]
+__all__ = ["filtered"]
 
 
 def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor, split: Whole) -> Tensor:
@@ -85,13 +85,3 @@ def _assembled(u: Tensor, channels: int, blocks: list[Tensor], m: Tensor) -> Ten
     for (b, f), block in zip(_blocks(u, m), blocks, strict=True):
         y[b, :, f] = block
     return y
-
-
-@torch.compiler.disable(recursive=True)
-def looked_up(build: Callable[..., Tensor], *key, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a table from the cache, at the price of a break in a compiled graph.
-
-    Traced into the graph, a table would be built in every call, which costs more than all else; torch 2.13 does not take more than
-    one result of `torch.compiler.assume_constant_result` in a graph.
-    """
-    return build(*key, device=device, dtype=dtype)

@@ -24,8 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import table
-from opkernels.layers.multipliers import looked_up
+from opkernels.domains import looked_up, table
 from opkernels.layers.spherical_spectral import check_samples, on_coefficients
 from opkernels.sphere import SphereGrid
 

@@ -40,9 +40,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import table
+from opkernels.domains import looked_up, table
 from opkernels.layers.kernels import KernelBasis, Morlet, PolarHats, Radial, WindowedFourier, Zernike, kernel_values
-from opkernels.layers.multipliers import looked_up
 from opkernels.layers.spherical_spectral import check_samples, mixed_by_degree, on_coefficients
 from opkernels.sphere import SphereGrid, colatitudes
 

@@ -30,8 +30,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from opkernels.domains import table
-from opkernels.layers.multipliers import looked_up
+from opkernels.domains import looked_up, table
 from opkernels.sphere import SphereGrid
 from opkernels.spherical import Harmonics
 
