@@ -21,8 +21,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from measuring import cpu, peak_memory
 
 SHAPE, WIDTH, LEVELS = (32, 32, 16), 32, 3
 CONTENDERS = {
@@ -38,6 +39,7 @@ RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768
 
 
 def process_peak(step) -> int:
+    """Return by how many bytes the resident memory of the process rises at most during one call."""
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
     Path("/proc/self/clear_refs").write_text("5")
     step()
@@ -45,23 +47,11 @@ def process_peak(step) -> int:
     return 1024 * int(line.split()[1]) - before
 
 
-def tensor_peak(step) -> int:
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        step()
-    events = sorted((e.start_ns(), e.nbytes()) for e in trace.profiler.kineto_results.events() if e.name() == "[memory]")
-    live = peak = 0
-    for _, size in events:
-        live += size
-        peak = max(peak, live)
-    return peak
-
-
-def cpu(step) -> float:
-    start = time.process_time()
+def seconds(step) -> float:
+    """Return the CPU seconds of one call."""
+    start = cpu()
     step()
-    return time.process_time() - start
+    return cpu() - start
 
 
 def measure(name: str) -> dict:
@@ -87,16 +77,17 @@ def measure(name: str) -> dict:
     rows = {}
     for task, step in (("predict", predict), ("train", train)):
         step()
-        seconds = min(cpu(step) for _ in range(2))
+        least = min(seconds(step) for _ in range(2))
         model.zero_grad()
-        tensors = tensor_peak(step) + weights
+        tensors = peak_memory(step) + weights
         model.zero_grad()
         process = process_peak(step) + weights
-        rows[task] = {"weights MB": weights / 1e6, "tensors MB": tensors / 1e6, "process MB": process / 1e6, "seconds": seconds}
+        rows[task] = {"weights MB": weights / 1e6, "tensors MB": tensors / 1e6, "process MB": process / 1e6, "seconds": least}
     return rows
 
 
 def main() -> dict:
+    """Measure the contenders that are missing and print the shares of all."""
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in CONTENDERS:
         if name not in rows:

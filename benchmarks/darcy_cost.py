@@ -12,11 +12,12 @@ Run: python benchmarks/darcy_cost.py     (writes benchmarks/results/darcy_cost.j
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from measuring import cpu
 
 N, BATCH = 256, 16
 RESULTS = Path(__file__).parent / "results" / "darcy_cost.json"
@@ -28,11 +29,6 @@ QUIET = {
 }
 LAWS = {"two-phase 12/3": ("two_phase", {}), "log-normal, ratio 1e3 .. 1e5": ("log_normal", {"scale": 5.0})}
 SOLVERS = {"ours, 1e-8": 1e-8, "ours, float32, 1e-6": 1e-6}
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def coefficients(law: str):

@@ -24,6 +24,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from measuring import cpu
+
 SIDE, RADIUS = 2.0, 0.125
 CHANNELS = {64: 16, 128: 16, 256: 8}
 ROUNDS = {64: 30, 128: 6, 256: 2}
@@ -35,11 +37,6 @@ QUIET = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best(step, rounds: int) -> float:

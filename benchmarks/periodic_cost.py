@@ -18,12 +18,13 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measuring import cpu
 
 TARGET = 1e-6
 RESULTS = Path(__file__).parent / "results" / "periodic_cost.json"
@@ -42,11 +43,6 @@ PROBLEMS = {  # name: (length, points, end, steps of ours, steps of exponax)
     "KdV soliton, 256 points": (40.0, 256, 1.0, (160, 200, 250, 320, 400), (200, 800, 3200)),
 }
 BATCHES = (1, 32)
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best_of(function, seconds: float = 0.6) -> float:

@@ -21,12 +21,12 @@ Run: python benchmarks/sfbc_speed.py [particles ...]     (about 2 minutes; write
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from measuring import cpu
 
 from opkernels import Domain, ParticleSet
 from opkernels.layers import SymmetricBasisConv
@@ -71,11 +71,6 @@ class Published(torch.autograd.Function):
             d_features.index_add_(0, col[e], torch.bmm(matrices, g[:, :, None])[:, :, 0])
             d_weight += b @ (f[:, :, None] * g[:, None]).view(-1, i * o)
         return None, d_features, d_weight.view(k, i, o), None, None, None, None, None
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return 1e3 * (usage.ru_utime + usage.ru_stime)
 
 
 def cloud(n: int) -> ParticleSet:
@@ -172,15 +167,15 @@ def compare(n: int, terms: int) -> dict:
     best = dict.fromkeys(steps, math.inf)
     for _ in range(ROUNDS):
         for name, step in steps.items():
-            start = cpu()
+            start = 1e3 * cpu()
             step()
-            best[name] = min(best[name], cpu() - start)
+            best[name] = min(best[name], 1e3 * cpu() - start)
     a = torch.randn(1024, 1024)
     a @ a
-    start = cpu()
+    start = 1e3 * cpu()
     for _ in range(10):
         a @ a
-    rate = 20 * 1024**3 / (cpu() - start)
+    rate = 20 * 1024**3 / (1e3 * cpu() - start)
     k, edges = terms**2, particles.neighbors().n_edges
     floor = 3 * 2 * CHANNELS * k * (edges + len(particles) * CHANNELS) / rate
     return {

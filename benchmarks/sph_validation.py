@@ -9,7 +9,6 @@ Rows are written to the results file as they finish and skipped when they are th
 import argparse
 import json
 import math
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from measuring import cpu
 
 from opkernels import Axis, Domain, ParticleSet
 from opkernels.solvers.sph import CompressibleSPH1D, IdealGas, IncompressibleSPH2D, Isothermal, Walls, WeaklyCompressibleSPH2D
@@ -39,11 +39,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "sph_validation.json"
 DOCS = HERE.parent / "docs"
 OURS, TRUTH = "#0b6e99", "#1a1a1a"
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def at_most(value: float, limit: float) -> dict:

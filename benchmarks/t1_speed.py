@@ -10,10 +10,11 @@ Run: python benchmarks/t1_speed.py [sizes]     (default 64 128 256; writes bench
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+
+from measuring import cpu
 
 BATCH, WIDTH, MODES, LAYERS = 4, 32, 24, 6
 NAMES = ("neuraloperator", "FNO", "T1")
@@ -24,11 +25,6 @@ QUIET = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def best(step, rounds: int) -> float:

@@ -12,10 +12,11 @@ Run: python benchmarks/wave_cost.py     (writes benchmarks/results/wave_cost.jso
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
+
+from measuring import cpu
 
 SIZES = (64, 128, 256)
 RESULTS = Path(__file__).parent / "results" / "wave_cost.json"
@@ -26,11 +27,6 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
 }
 CONTENDERS = ("newmark, splu", "ours, p1", "ours, q1", "ours, p1, variable speed", "ours, p1, batch of 16")
-
-
-def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def newmark(n: int):
