@@ -34,13 +34,13 @@ TURBULENCE = {
     "initial": {"name": "GaussianRandomField", "alpha": 4, "tau": 5, "sigma": 100},
     "times": {"start": 10, "stop": 14, "count": 17},
     "resolution": [128, 128],
-    "samples": 40,
+    "samples": 80,
     "seed": 0,
     "dtype": "float32",
     "batch": 4,
     "checked": 0,
 }
-SPLIT = {"train": 0.8, "validation": 0.0, "test": 0.2}
+SPLIT = {"train": 0.7, "validation": 0.15, "test": 0.15}
 FLOWS = {"resolutions": [16, 32, 64, 128, [48, 40]]}
 DATASETS = {
     "forced flow": {"data": {"path": "forced_flow.nc", "resolution": 32, "split": SPLIT}, **FLOWS},
@@ -61,7 +61,7 @@ DATASETS = {
             "path": "darcy_train.nc",
             "inputs": ["coefficient"],
             "outputs": ["pressure"],
-            "split": {"train": 1, "validation": 0, "test": 0},
+            "split": {"train": 0.9, "validation": 0.1, "test": 0},
         },
         "test": ["darcy_test.nc"],
         "resolutions": [8, 16, 32, [16, 32]],
@@ -118,6 +118,7 @@ def configuration(arguments: argparse.Namespace) -> dict:
         "models": {name: MODELS[name] for name in arguments.models},
         "training": {"batch_size": 8, "lr": 3e-3, "seeds": arguments.seeds},
         "minutes": arguments.minutes,
+        "coverage": 0.9,
     }
 
 

@@ -237,7 +237,7 @@ def transfer(
         Dimensions `dataset`, `model`, `resolution`, `seed`. Variables `one_step`, `rollout` (relative L2 errors of the model),
         `upsampled` (the model run at its training resolution, its answer interpolated), `persistence`, `diverged` (share of
         the runs), `coverage` (where asked for: share of the samples within the bound), and without `resolution`: `parameters`,
-        `epochs`, `cpu_seconds`, `seconds_per_sample`. What has no number is NaN.
+        `epochs`, `cpu_seconds`, `seconds_per_sample`. What has no number is NaN. `refused` (dataset, model) is why there is none.
 
     Raises
     ------
@@ -267,7 +267,7 @@ def transfer(
     found = [_finished(folder, cell) or {} for cell in cells]
     if all("refused" in cell for cell in found):
         raise ValueError("no model of the table can be trained: " + "; ".join(dict.fromkeys(cell["refused"] for cell in found)))
-    table = collect(names, [cell for cell in found if "errors" in cell])
+    table = collect(names, found)
     write_tables(table, folder)
     return table
 

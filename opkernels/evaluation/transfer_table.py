@@ -42,11 +42,15 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
     names : three sequences
         Datasets, models and seeds, in the order of the table.
     cells : sequence of mapping
-        The finished ones, as `opkernels.evaluation.transfer.compute` returns them.
+        Those there are, finished or refused, as `opkernels.evaluation.transfer.compute` returns them.
     """
     import xarray
 
     datasets, models, seeds = (list(n) for n in names)
+    refused = np.full((len(datasets), len(models)), "", object)
+    for cell in (cell for cell in cells if "refused" in cell):
+        refused[datasets.index(cell["dataset"]), models.index(cell["model"])] = cell["refused"]
+    cells = [cell for cell in cells if "errors" in cell]
     resolutions = list(dict.fromkeys(r for cell in cells for r in cell["errors"]))
     resolutions.sort(key=lambda r: np.prod([int(n) for n in r.split("x")]))
     shape = (len(datasets), len(models), len(seeds))
@@ -65,6 +69,7 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
     dims = ("dataset", "model", "seed")
     variables = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
     variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}
+    variables["refused"] = (("dataset", "model"), refused, {"long_name": "why the model cannot be trained on the dataset"})
     coordinates = {"dataset": datasets, "model": models, "seed": seeds, "resolution": resolutions}
     coordinates["training_resolution"] = ("dataset", [training[name] for name in datasets])
     asked = next((cell["coverage"] for cell in cells if cell.get("coverage")), None)
@@ -87,40 +92,71 @@ def _known(part: xarray.Dataset, resolution: str) -> bool:
 def markdown(table: xarray.Dataset, metric: str = "rollout") -> str:
     """Return one table per dataset: errors in percent by resolution (mean +- spread over seeds), and what they cost.
 
-    Where a `coverage` was asked for, one more column says how many percent of the samples keep the bound, by resolution.
-    The last line of a cell says where running the model at its training resolution and interpolating is better.
+    The column `upsampled` has the errors at every finer resolution of the model run where it was trained, its answer interpolated;
+    a sentence below says which models are better than that at each of them. Where a `coverage` was asked for, one more column says how
+    many percent of the samples keep the bound, by resolution. A model that refuses the dataset has dashes, and says why below.
     """
     return "\n\n".join(_markdown(table, str(name), metric) for name in table.dataset.values)
 
 
 def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
     part, resolutions, training = _shown(table, dataset)
-    head = ["model", *(f"{r} (training)" if r == training else r for r in resolutions), "upsampled to the finest"]
-    asked = [f"within the {percent(table.attrs['coverage'])} % bound"] if "coverage" in table else []
-    head += [*asked, "parameters", "epochs", "CPU s", "ms/sample"]
+    finer = [r for r in resolutions if _finer(r, training)]
+    head = ["model", *(f"{r} (training)" if r == training else r for r in resolutions)]
+    head += [f"upsampled to {' / '.join(finer)}"] if finer else []
+    head += [f"within the {percent(table.attrs['coverage'])} % bound"] if "coverage" in table else []
+    head += ["parameters", "epochs", "CPU s", "ms/sample"]
     lines = [f"**{dataset}**: {ERRORS[metric]}, in percent", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for model in map(str, table.model.values):
-        row = part.sel(model=model)
-        if np.isnan(row.parameters).all():
-            continue
-        cells = [_cell(row[metric].sel(resolution=r).values) for r in resolutions]
-        costs = (row[name].mean("seed").item() for name in COSTS)
-        parameters, epochs, seconds, each = (value if np.isfinite(value) else None for value in costs)
-        cells.append(_cell(row.upsampled.sel(resolution=resolutions[-1]).values))
-        if asked:
-            cells.append(" / ".join(percent(row.coverage.sel(resolution=r).mean()) for r in resolutions))
-        cells += [f"{parameters:,.0f}", f"{epochs:.0f}", "-" if seconds is None else f"{seconds:.0f}", f"{1000 * (each or 0):.2f}"]
-        lines.append("| " + " | ".join([model, *cells]) + " |")
+    models = [part.sel(model=model) for model in part.model.values]
+    for row in models:
+        cells = ["-"] * (len(head) - 1) if row.refused.item() else _cells(row, metric, resolutions, finer)
+        if not np.isnan(row.parameters).all() or row.refused.item():
+            lines.append("| " + " | ".join([str(row.model.values), *cells]) + " |")
     still = part.persistence.mean(("model", "seed"))
     if np.isfinite(still).any():
-        lines.append(
-            "| " + " | ".join(["persistence", *(percent(still.sel(resolution=r)) for r in resolutions), *[""] * (5 + len(asked))]) + " |"
-        )
-    return "\n".join(lines)
+        cells = ["persistence", *(percent(still.sel(resolution=r)) for r in resolutions)]
+        lines.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
+    notes = [_upsampling(models, metric, finer)] if finer else []
+    notes += [f"{row.model.values} refuses: {row.refused.item()}" for row in models if row.refused.item()]
+    return "\n".join(lines) + "".join(f"\n\n{note}" for note in notes)
+
+
+def _finer(resolution: str, training: str) -> bool:
+    """Tell whether a resolution, such as 64x64, is finer along every axis; of an unknown training resolution, nothing is."""
+    axes = zip(resolution.split("x"), training.split("x"), strict=False)
+    return bool(training) and all(int(n) > int(m) for n, m in axes)
+
+
+def _cells(row: xarray.Dataset, metric: str, resolutions: Sequence[str], finer: Sequence[str]) -> list[str]:
+    """Return one model's cells on one dataset, after its name."""
+    cells = [_cell(row[metric].sel(resolution=r).values) for r in resolutions]
+    cells += [" / ".join(percent(row.upsampled.sel(resolution=r).mean()) for r in finer)] if finer else []
+    if "coverage" in row:
+        cells.append(" / ".join(percent(row.coverage.sel(resolution=r).mean()) for r in resolutions))
+    parameters, epochs, seconds, each = (row[name].mean("seed").item() for name in COSTS)
+    spent = f"{seconds:.0f}" if np.isfinite(seconds) else "-"
+    return [*cells, f"{parameters:,.0f}", f"{epochs:.0f}", spent, f"{1000 * each:.2f}" if np.isfinite(each) else "-"]
+
+
+def _upsampling(models: Sequence[xarray.Dataset], metric: str, finer: Sequence[str]) -> str:
+    """Return which models, asked at the finer resolutions, are better than themselves at the training resolution and interpolated."""
+    better: list[str] = []
+    worse: list[str] = []
+    for row in models:
+        here, there = (row[name].mean("seed").sel(resolution=list(finer)) for name in (metric, "upsampled"))
+        if np.isnan(there).all():
+            continue
+        lost = [r for r, wins in zip(finer, (here < there).values, strict=True) if not wins]
+        if lost:
+            worse.append(f"{row.model.values} ({', '.join(lost)})")
+        else:
+            better.append(str(row.model.values))
+    told = f"Better at {' and '.join(finer)} than its own answer at the training resolution, interpolated: {', '.join(better) or 'none'}."
+    return told + (f" Not better: {', '.join(worse)}." if worse else "")
 
 
 def _cell(values: np.ndarray) -> str:
-    """Return mean +- standard deviation over seeds in percent; "lost" where a run left the range."""
+    """Return mean +- standard deviation over seeds in percent."""
     known = values[np.isfinite(values)]
     if not known.size:
         return "-"
@@ -183,7 +219,7 @@ def write_tables(table: xarray.Dataset, folder: Path) -> None:
     """Write table.md, table.csv, table.nc and two pictures per dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", markdown(table) + "\n")
-    frame = table.drop_vars("training_resolution").to_dataframe().reset_index().dropna(subset=["parameters", "diverged"])
+    frame = table.drop_vars(["training_resolution", "refused"]).to_dataframe().reset_index().dropna(subset=["parameters", "diverged"])
     write_text(folder / "table.csv", frame.to_csv(index=False))
     write_atomically(folder / "table.nc", lambda part: table.to_netcdf(part, engine="h5netcdf"))
     for dataset in map(str, table.dataset.values):

@@ -12,7 +12,7 @@ import opkernels as ok
 from opkernels.cli import main
 from opkernels.evaluation.tables import percent
 from opkernels.evaluation.transfer import read_transfer_config, transfer_cells
-from opkernels.evaluation.transfer_table import markdown
+from opkernels.evaluation.transfer_table import collect, markdown
 from opkernels.training.prepare import split_samples
 
 
@@ -58,7 +58,21 @@ def test_every_cell_is_trained_and_asked_at_every_resolution(data, tmp_path):
         assert (tmp_path / name).stat().st_size > 0
     text = markdown(table)
     assert "16 (training)" in text and "| wide |" in text and "±" in text
-    assert "coverage" not in table and "bound" not in text
+    assert "coverage" not in table and "bound" not in text and "upsampled to 32 / 64" in text
+
+
+def test_the_table_says_which_models_beat_their_own_answer_interpolated():
+    def cell(model, rollout, upsampled):
+        errors = [{"rollout": a, "upsampled": b, "diverged": 0.0} for a, b in zip(rollout, upsampled, strict=True)]
+        costs = dict.fromkeys(("parameters", "epochs", "cpu_seconds", "seconds_per_sample"), 1.0)
+        found = {"dataset": "flow", "model": model, "seed": 0, "training_resolution": "16x16"} | costs
+        return found | {"errors": dict(zip(("8x8", "16x16", "16x32", "24x20", "32x32"), errors, strict=True))}
+
+    cells = [cell("good", (0.3, 0.1, 0.3, 0.1, 0.1), (0.1, 0.1, 0.2, 0.2, 0.2)), cell("bad", (0.1, 0.1, 0.1, 0.1, 0.4), (0.2,) * 5)]
+    text = markdown(collect((["flow"], ["good", "bad"], [0]), cells))
+    assert "upsampled to 24x20 / 32x32" in text and f"| {percent(0.2)} / {percent(0.2)} |" in text
+    said = "Better at 24x20 and 32x32 than its own answer at the training resolution, interpolated: good. Not better: bad (32x32)."
+    assert text.endswith("\n\n" + said)
 
 
 def test_finished_cells_are_kept_and_new_rows_cost_their_own(data, tmp_path):
@@ -88,7 +102,10 @@ def test_what_a_model_refuses_leaves_its_reason_and_not_the_table_without_number
     np.testing.assert_array_equal(np.isfinite(table.rollout.sel(model="sharp").values), [[[False, True]]])
     told = capsys.readouterr().out
     assert "blind on wave, seed 0: refused, got 16 samples" in told and "refused at 8, got 8 samples" in told
-    assert "blind" not in markdown(table) and "| sharp | - | " in markdown(table)
+    text = markdown(table)
+    assert "| sharp | - | " in text and "| blind | - | - | - |" in text
+    assert "\n\nblind refuses: got 16 samples" in text and "sharp refuses" not in text and "interpolated" not in text
+    assert "blind" not in (tmp_path / "table" / "table.csv").read_text()
     models = {"blind": models["blind"]}
     with pytest.raises(ValueError, match="no model of the table can be trained: got 16 samples"):
         ok.transfer(table_of(data, tmp_path / "none", models=models, training=training), quiet=True)
