@@ -23,12 +23,13 @@ compressed_wave.png and the table of docs/compressed.md show what there is. A ce
 """
 
 import argparse
-import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from studies import complete, stored, write_between
 
 import opkernels as ok
 from opkernels.datasets.recipe import read_recipe
@@ -36,7 +37,7 @@ from opkernels.training import Options
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "compressed.md"
-BEGIN, END = "<!-- waves: python paper_figs/compressed_wave.py --table -->", "<!-- end -->"
+BEGIN = "<!-- waves: python paper_figs/compressed_wave.py --table -->"
 SIZES = {"train": (160, 0), "test": (64, 1)}  # samples, seed
 EPOCHS, BATCH = 10, 4
 CELLS = {
@@ -109,21 +110,9 @@ def error(surrogate, data):
 
 def main(folder, cells, seeds, minutes):
     """Run the cells that are missing, within the time given; return all there are."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    train, test, start = samples(folder, "train"), samples(folder, "test"), time.process_time()
-    for seed in seeds:
-        for cell in cells:
-            key = f"{cell}/{seed}"
-            if key in results:
-                continue
-            if time.process_time() - start > 60 * minutes:
-                return results
-            results[key] = run(cell, train, test, seed)
-            print(key, results[key], flush=True)
-            temporary = RESULTS.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
-            temporary.replace(RESULTS)
-    return results
+    train, test = samples(folder, "train"), samples(folder, "test")
+    rows = {f"{cell}/{seed}": partial(run, cell, train, test, seed) for seed in seeds for cell in cells}
+    return complete(RESULTS, rows, minutes)
 
 
 def markdown(results):
@@ -142,12 +131,6 @@ def markdown(results):
             )
             lines.append(f"| {cell} | {sizes['convolution_weights']} | {sizes['parameters']} | {errors} | {ratio:.2f}x | {training} |")
     return "\n".join(lines)
-
-
-def write_table(results):
-    """Put the table between its marks on the page."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{rest.split(END, 1)[1]}")
 
 
 def draw(results, path):
@@ -177,8 +160,8 @@ if __name__ == "__main__":
     parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/compressed.md only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = json.loads(RESULTS.read_text()) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
-    write_table(result)
+    result = stored(RESULTS) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    write_between(PAGE, BEGIN, markdown(result))
     draw(result, Path(__file__).with_suffix(".png"))
     print(f"{'cell/seed':>14} {'error':>7} {'training':>8} {'of dense':>8} {'convolutions':>12} {'weights':>8} {'CPU s':>6}")
     for key, row in result.items():

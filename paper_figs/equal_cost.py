@@ -6,12 +6,13 @@ that of the process, without evaluation.
 """
 
 import argparse
-import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from studies import complete
 from torch import nn
 
 import opkernels as ok
@@ -64,23 +65,17 @@ def run(cells, budget, seeds, parts, domain, results, symmetry=None):
     budget: {"seconds": ...}, {"epochs": ...} or both
     parts: "train", "validation", "test" -> (x, y)
     """
-    rows = json.loads(results.read_text()) if results.exists() else {}
-    for seed in seeds:
-        for column, limit in budget.items():
-            for name, (build, lr, moved) in cells.items():
-                key = f"{name}/{limit} {column}/{seed}"
-                if key in rows:
-                    continue
-                torch.manual_seed(seed)
-                model = build(domain)
-                row = train(model, *parts["train"], lr=lr, seed=seed, symmetry=symmetry if moved else None, **{column: limit})
-                row |= {"parameters": sum(p.numel() for p in model.parameters())}
-                row |= {part: error(model, *parts[part]) for part in ("validation", "test")}
-                rows = (json.loads(results.read_text()) if results.exists() else {}) | {key: row}
-                results.write_text(json.dumps(rows, indent=1) + "\n")
-                print(f"{key:36} {row['epochs']:6.1f} epochs {row['cpu_seconds']:6.1f} s  training {row['training']:.4f}", end="")
-                print(f"  validation {row['validation']:.4f}  test {row['test']:.4f}", flush=True)
-    return rows
+
+    def cell(seed, column, build, lr, moved):
+        torch.manual_seed(seed)
+        model = build(domain)
+        row = train(model, *parts["train"], lr=lr, seed=seed, symmetry=symmetry if moved else None, **{column: budget[column]})
+        row |= {"parameters": sum(p.numel() for p in model.parameters())}
+        return row | {part: error(model, *parts[part]) for part in ("validation", "test")}
+
+    keys = [(seed, column, name) for seed in seeds for column in budget for name in cells]
+    wanted = {f"{name}/{budget[column]} {column}/{seed}": partial(cell, seed, column, *cells[name]) for seed, column, name in keys}
+    return complete(results, wanted)
 
 
 def means(rows, names, column, part="test"):

@@ -16,13 +16,14 @@ sample at 64 x 64. Each finished (model, seed) is written to factformer_kolmogor
 """
 
 import argparse
-import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from equal_cost import train
+from studies import complete, mean_of, rows_of
 
 import opkernels as ok
 from opkernels.datasets.recipe_files import load_data
@@ -118,14 +119,14 @@ def table(rows):
     """Print means over the seeds, and return them: name -> size -> measure."""
     means = {}
     for name in CELLS:
-        found = [row for key, row in rows.items() if key.rsplit("/", 1)[0] == name]
+        found = rows_of(rows, name)
         if not found:
             continue
-        means[name] = {n: {m: sum(r[str(n)][m] for r in found) / len(found) for m in found[0][str(n)]} for n in SIZES}
-        memory, epochs = (sum(r[key] for r in found) / len(found) for key in ("memory", "epochs"))
-        print(f"{name:>10}  {len(found)} seeds  {found[0]['parameters']:7d} weights  {epochs:5.1f} epochs  {memory / 1e6:5.1f} MB", end="")
+        means[name] = row = mean_of(found)
+        print(f"{name:>10}  {len(found)} seeds  {row['parameters']:7.0f} weights  {row['epochs']:5.1f} epochs", end="")
+        print(f"  {row['memory'] / 1e6:5.1f} MB", end="")
         for n in SIZES:
-            m = means[name][n]
+            m = row[str(n)]
             print(f"  | {n}: error {m['error']:.4f}, correlated {m['correlation_time']:.2f}, {m['seconds']:.3f} s", end="")
         print()
     return means
@@ -140,7 +141,7 @@ def draw(means, path):
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3), layout="constrained")
     for ax, what, label in zip(axes, ("error", "correlation_time"), ("relative L2 error of one call", "correlation time"), strict=True):
         for name, sizes in means.items():
-            ax.plot(SIZES, [sizes[n][what] for n in SIZES], marker="o", label=name)
+            ax.plot(SIZES, [sizes[str(n)][what] for n in SIZES], marker="o", label=name)
         ax.set_xscale("log", base=2)
         ax.set(xlabel="samples per axis (trained at 64)", ylabel=label, xticks=SIZES, xticklabels=SIZES, ylim=(0, None))
     axes[0].set_ylim(0, min(1.2, axes[0].get_ylim()[1]))
@@ -158,14 +159,10 @@ def main():
     torch.set_num_threads(1)
     data = ok.generate(RECIPE, chosen.folder / "train.nc", workers=1)
     test = ok.generate(RECIPE, chosen.folder / "test.nc", samples=4, seed=1, workers=1)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for seed in chosen.seeds:
-        for name in chosen.cells:
-            if f"{name}/{seed}" not in rows:
-                rows[f"{name}/{seed}"] = row = run(*CELLS[name], seed, chosen.minutes, data, test)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-                print(name, seed, {n: round(row[str(n)]["error"], 4) for n in SIZES}, f"{row['cpu_seconds']:.0f} s", flush=True)
-    draw(table(rows), RESULTS.with_suffix(".png"))
+    cells = {
+        f"{name}/{seed}": partial(run, *CELLS[name], seed, chosen.minutes, data, test) for seed in chosen.seeds for name in chosen.cells
+    }
+    draw(table(complete(RESULTS, cells)), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

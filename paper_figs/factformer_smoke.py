@@ -13,13 +13,14 @@ Each finished (model, seed) is written to factformer_smoke.json at once and skip
 """
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from equal_cost import train
 from factformer_kolmogorov import peak_memory
+from studies import complete, mean_of, rows_of
 
 import opkernels as ok
 from opkernels.datasets.recipe_files import load_data
@@ -85,14 +86,14 @@ def table(rows):
     """Print means over the seeds, and return them: name -> size -> measure."""
     means = {}
     for name in CELLS:
-        found = [row for key, row in rows.items() if key.rsplit("/", 1)[0] == name]
+        found = rows_of(rows, name)
         if not found:
             continue
-        means[name] = {n: {m: sum(r[str(n)][m] for r in found) / len(found) for m in found[0][str(n)]} for n in SIZES}
-        memory, epochs = (sum(r[key] for r in found) / len(found) for key in ("memory", "epochs"))
-        print(f"{name:>10}  {len(found)} seeds  {found[0]['parameters']:7d} weights  {epochs:5.1f} epochs  {memory / 1e6:5.1f} MB", end="")
+        means[name] = row = mean_of(found)
+        print(f"{name:>10}  {len(found)} seeds  {row['parameters']:7.0f} weights  {row['epochs']:5.1f} epochs", end="")
+        print(f"  {row['memory'] / 1e6:5.1f} MB", end="")
         for n in SIZES:
-            m = means[name][n]
+            m = row[str(n)]
             print(f"  | {n}: error {m['error']:.4f} (kept still {m['persistence']:.4f}), ", end="")
             print(f"smoke after {CALLS} calls {m['rollout']:.4f}, {m['seconds']:.3f} s", end="")
         print()
@@ -108,9 +109,9 @@ def draw(means, path):
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3), layout="constrained")
     for ax, what, label in zip(axes, ("error", "rollout"), ("relative L2 error of one call", f"smoke after {CALLS} calls"), strict=True):
         for name, sizes in means.items():
-            ax.plot(SIZES, [sizes[n][what] for n in SIZES], marker="o", label=name)
+            ax.plot(SIZES, [sizes[str(n)][what] for n in SIZES], marker="o", label=name)
         ax.set_xscale("log", base=2)
-        top = 1.1 * max(sizes[n][what] for sizes in means.values() for n in SIZES)
+        top = 1.1 * max(sizes[str(n)][what] for sizes in means.values() for n in SIZES)
         ax.set(xlabel="samples per axis (trained at 32)", ylabel=label, xticks=SIZES, xticklabels=SIZES, ylim=(0, top))
     axes[0].legend()
     figure.savefig(path, dpi=130)
@@ -126,14 +127,10 @@ def main():
     torch.set_num_threads(1)
     data = ok.generate(RECIPE, chosen.folder / "train.nc", workers=1)
     test = ok.generate(RECIPE, chosen.folder / "test.nc", samples=2, seed=1, workers=1)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for seed in chosen.seeds:
-        for name in chosen.cells:
-            if f"{name}/{seed}" not in rows:
-                rows[f"{name}/{seed}"] = row = run(*CELLS[name], seed, chosen.minutes, data, test)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-                print(name, seed, {n: round(row[str(n)]["error"], 4) for n in SIZES}, f"{row['cpu_seconds']:.0f} s", flush=True)
-    draw(table(rows), RESULTS.with_suffix(".png"))
+    cells = {
+        f"{name}/{seed}": partial(run, *CELLS[name], seed, chosen.minutes, data, test) for seed in chosen.seeds for name in chosen.cells
+    }
+    draw(table(complete(RESULTS, cells)), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

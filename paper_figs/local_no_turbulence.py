@@ -16,11 +16,12 @@ Each finished (model, seed) is written to local_no_turbulence.json at once and s
 """
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from studies import complete, rows_of
 
 import opkernels as ok
 from opkernels.models import FNO, LocalNO
@@ -74,7 +75,7 @@ def table(rows):
     """Print means over the seeds and the share of FNO's error that each contender saves."""
     means = {}
     for name in CELLS:
-        found = [row for key, row in rows.items() if key.rsplit("/", 1)[0] == name]
+        found = rows_of(rows, name)
         if found:
             means[name] = [sum(row["errors"][n] for row in found) / len(found) for n in ("64", "128")]
             cost = sum(row["cpu_seconds"] for row in found) / len(found)
@@ -110,14 +111,8 @@ def main():
     torch.set_num_threads(1)
     data = ok.generate(RECIPE, chosen.folder / "train.nc", workers=1)
     test = ok.generate(RECIPE, chosen.folder / "test.nc", samples=8, seed=1, workers=1)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for seed in chosen.seeds:
-        for name in chosen.cells:
-            if f"{name}/{seed}" not in rows:
-                rows[f"{name}/{seed}"] = row = run(*CELLS[name], seed, data, test)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-                print(f"{name}, seed {seed}: {row['errors']} in {row['cpu_seconds']:.0f} s", flush=True)
-    draw(table(rows), RESULTS.with_suffix(".png"))
+    cells = {f"{name}/{seed}": partial(run, *CELLS[name], seed, data, test) for seed in chosen.seeds for name in chosen.cells}
+    draw(table(complete(RESULTS, cells)), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ About one CPU minute for each of the 54 cells; `--plot` draws the stored numbers
 
 import argparse
 import functools
-import json
 import resource
 import statistics
 from pathlib import Path
 
 import torch
+from studies import complete, write_between
 
 from opkernels.datasets.particle_flows import particle_flow
 from opkernels.evaluation.particles import compare_particles
@@ -27,7 +27,7 @@ from opkernels.models import SFBC
 from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities
 
 OUT = Path(__file__).with_suffix(".json")
-PAGE, BEGIN, END = Path(__file__).parents[1] / "docs" / "sfbc.md", "<!-- bases: python paper_figs/sfbc_bases.py --table -->", "<!-- end -->"
+PAGE, BEGIN = Path(__file__).parents[1] / "docs" / "sfbc.md", "<!-- bases: python paper_figs/sfbc_bases.py --table -->"
 BASES = ("fourier", "linear", "chebyshev", "radial")
 VARIANTS = {
     "fourier": {"basis": "fourier"},
@@ -160,12 +160,6 @@ def table(cells: dict) -> str:
     return "\n".join(parts)
 
 
-def write_table(cells: dict) -> None:
-    """Put the table between its marks on the page of SFBC."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(cells)}\n{END}{rest.split(END, 1)[1]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(UPDATES), choices=list(UPDATES))
@@ -176,17 +170,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/sfbc.md only")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    cells = json.loads(OUT.read_text()) if OUT.exists() else {}
-    todo = [(c, v, s) for c in given.cases for s in given.seeds for v in given.variants if not (given.plot or given.table)]
-    for case, variant, seed in todo:
-        key = f"{case}/{variant}/{seed}"
-        if key not in cells:
-            cells[key] = cell(case, variant, seed, given.updates or UPDATES[case])
-            OUT.write_text(json.dumps(cells, indent=1) + "\n")
-        row = cells[key]
-        print(key, " ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    keys = [(c, v, s) for c in given.cases for s in given.seeds for v in given.variants if not (given.plot or given.table)]
+    wanted = {"/".join(map(str, key)): functools.partial(cell, *key, given.updates or UPDATES[key[0]]) for key in keys}
+    cells = complete(OUT, wanted)
     if given.table:
-        write_table(cells)
+        write_between(PAGE, BEGIN, table(cells).rstrip())
     else:
         plot(cells)
 

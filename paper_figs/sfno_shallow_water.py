@@ -17,11 +17,12 @@ Each finished (model, seed) is written to sfno_shallow_water.json at once and sk
 """
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from studies import complete, rows_of
 
 import opkernels as ok
 from opkernels.models import SFNO, LocalNO
@@ -76,7 +77,7 @@ def table(rows):
     """Print and return, for each cell, the means over the seeds of one step's and of two days' errors at both resolutions."""
     means = {}
     for name in CELLS:
-        found = [row for key, row in rows.items() if key.rsplit("/", 1)[0] == name]
+        found = rows_of(rows, name)
         if not found:
             continue
         means[name] = {
@@ -121,14 +122,8 @@ def main():
     torch.set_num_threads(1)
     data = ok.generate("shallow_water_sphere", chosen.folder / "train.nc", samples=20, workers=1).at(32, 64)
     test = ok.generate("shallow_water_sphere", chosen.folder / "test.nc", samples=8, seed=1, workers=1)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for seed in chosen.seeds:
-        for name in chosen.cells:
-            if f"{name}/{seed}" not in rows:
-                rows[f"{name}/{seed}"] = row = run(*CELLS[name], seed, data, test)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-                print(f"{name}, seed {seed}: {row['errors']} in {row['cpu_seconds']:.0f} s", flush=True)
-    draw(table(rows), RESULTS.with_suffix(".png"))
+    cells = {f"{name}/{seed}": partial(run, *CELLS[name], seed, data, test) for seed in chosen.seeds for name in chosen.cells}
+    draw(table(complete(RESULTS, cells)), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

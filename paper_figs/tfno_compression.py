@@ -17,12 +17,12 @@ skipped on restart; tfno_compression.png and the tables of docs/mg_tfno.md show 
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
 import torch
+from studies import complete, stored, write_between
 
 import opkernels as ok
 from opkernels.datasets.recipe import read_recipe
@@ -30,7 +30,7 @@ from opkernels.training import Options
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "mg_tfno.md"
-BEGIN, END = "<!-- compression: python paper_figs/tfno_compression.py --table -->", "<!-- end -->"
+BEGIN = "<!-- compression: python paper_figs/tfno_compression.py --table -->"
 STEPS, BATCH, TEST = 600, 4, 100
 SIZES = {"train": (500, 0), "test": (TEST, 2)}  # samples, seed
 RANKS = {"10x": 1 / 10, "50x": 1 / 51, "150x": 1 / 150}  # 10.2, 52.2 and 165 times fewer in whole ranks
@@ -98,22 +98,13 @@ def run(name, data, test, seed):
 
 def main(folder, cells, seeds, minutes):
     """Run the cells that are missing, within the time given; return all there are."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    train, test, start = samples(folder, "train"), samples(folder, "test"), time.process_time()
-    for seed in seeds:
-        for cell in cells:
-            key = f"{cell}/{seed}"
-            if key in results:
-                continue
-            if time.process_time() - start > 60 * minutes:
-                return results
-            name, count = cell.split("/")
-            results[key] = run(name, train.select(slice(0, int(count))), test, seed)
-            print(key, results[key], flush=True)
-            temporary = RESULTS.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
-            temporary.replace(RESULTS)
-    return results
+    train, test = samples(folder, "train"), samples(folder, "test")
+
+    def cell(key, seed):
+        name, count = key.split("/")
+        return lambda: run(name, train.select(slice(0, int(count))), test, seed)
+
+    return complete(RESULTS, {f"{key}/{seed}": cell(key, seed) for seed in seeds for key in cells}, minutes)
 
 
 def table(results):
@@ -157,12 +148,6 @@ def _errors(found, name, other, count):
     return f"{mean:.3f} ({'' if name == other else f'{ratio:.2f}x, '}{seeds})"
 
 
-def write_table(results):
-    """Put the tables between their marks on the page."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(results)}\n\n{END}{rest.split(END, 1)[1]}")
-
-
 def draw(results, path):
     """Show error against the number of spectral weights."""
     import matplotlib
@@ -191,8 +176,8 @@ if __name__ == "__main__":
     parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/mg_tfno.md only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = json.loads(RESULTS.read_text()) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
-    write_table(result)
+    result = stored(RESULTS) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
+    write_between(PAGE, BEGIN, markdown(result))
     draw(result, Path(__file__).with_suffix(".png"))
     print(f"{'cell':>12} {'seeds':>5} {'mean':>7} {'least':>7} {'most':>7} {'spectral weights':>16} {'CPU s':>6}")
     for cell, (mean, least, most, rows) in table(result).items():

@@ -11,22 +11,31 @@ All are solved (or given) at the finest resolution; the others are that function
 budgets of CPU time for training; sizes are a column. Widths, modes and learning rates were fixed beforehand: those of the demo, 1e-3 for
 U-Net and FactFormer. Three seeds on the two flows, one on the others.
 
-Each finished cell is a file in transfer_table/cells and is skipped on restart; transfer_table/table.md is the result.
+Each finished cell is a file in transfer_table/cells and is skipped on restart. Tables and pictures are beside them, in docs/transfer.md,
+and in README.md the shortest.
 
     OMP_NUM_THREADS=1 python paper_figs/transfer_table.py --darcy FOLDER [--minutes 1] [--datasets waves] [--models FNO]
+    python paper_figs/transfer_table.py          (only writes the stored numbers into the pages)
 
 FOLDER holds neuraloperator's darcy_train_16.pt and darcy_test_32.pt.
 """
 
 import argparse
 import copy
+import json
 import shutil
 from pathlib import Path
 
+from studies import write_between
+
 import opkernels as ok
 from opkernels.datasets.formats.neuralop import read_darcy
+from opkernels.evaluation.tables import percent
+from opkernels.evaluation.transfer_table import collect, markdown, write_tables
 
 OWN = Path(__file__).with_suffix("")
+ROOT = Path(__file__).parents[1]
+BEGIN = "<!-- table: python paper_figs/transfer_table.py -->"
 TURBULENCE = {
     "title": "Forced turbulence",
     "solver": {"name": "NavierStokes2D", "viscosity": 2e-3, "forcing": "cos(4*x) + cos(4*y)", "drag": 0.1},
@@ -122,21 +131,63 @@ def configuration(arguments: argparse.Namespace) -> dict:
     }
 
 
+def finished():
+    """Return the finished cells as one dataset."""
+    cells = [json.loads(path.read_text()) for path in sorted(OWN.glob("cells/*/*.json"))]
+    return collect((list(DATASETS), list(MODELS), [0, 1, 2]), cells)
+
+
+def short(table) -> str:
+    """Return one line per model: its error where it was trained and at the finest resolution, on every dataset, the least in bold."""
+    shown, columns = [], []
+    for name in DATASETS:
+        part = table.sel(dataset=name)
+        trained = str(part.training_resolution.values)
+        finest = [r for r in part.resolution.values if part.rollout.sel(resolution=r).notnull().any()][-1]
+        errors = part.rollout.mean("seed").sel(resolution=[trained, finest])
+        shown.append(f"{name}, {trained} to {finest}")
+        columns.append((errors, errors.min("model")))
+    lines = ["| model | " + " | ".join(shown) + " |", "|" + " --- |" * (len(shown) + 1)]
+    for model in MODELS:
+        cells = [
+            " to ".join(_bold(e, b) for e, b in zip(errors.sel(model=model).values, best.values, strict=True)) for errors, best in columns
+        ]
+        lines.append("| " + " | ".join([model, *("-" if cell == "- to -" else cell for cell in cells)]) + " |")
+    return "\n".join(lines)
+
+
+def _bold(error: float, best: float) -> str:
+    text = percent(error)
+    return f"**{text}**" if error == best else text
+
+
+def pages() -> dict[Path, str]:
+    """Return what the pages hold between their marks."""
+    table = finished()
+    return {ROOT / "docs" / "transfer.md": markdown(table), ROOT / "README.md": short(table)}
+
+
+def write_pages() -> None:
+    for page, text in pages().items():
+        write_between(page, BEGIN, text)
+
+
 def main() -> None:
     """Make the data, train and evaluate what is missing, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--darcy", type=Path, required=True)
+    parser.add_argument("--darcy", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--minutes", type=float, default=1.0, help="of CPU, to train a cell")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args()
-    make_data(arguments.folder, arguments.darcy)
-    ok.transfer(configuration(arguments))
-    for kept in ("cells", "table.md", "table.csv"):
-        source = arguments.folder / "table" / kept
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, OWN / kept, **({"dirs_exist_ok": True} if source.is_dir() else {}))
+    if arguments.darcy:
+        make_data(arguments.folder, arguments.darcy)
+        ok.transfer(configuration(arguments))
+        shutil.copytree(arguments.folder / "table" / "cells", OWN / "cells", dirs_exist_ok=True)
+    write_tables(finished(), OWN)
+    write_pages()
 
 
 if __name__ == "__main__":
