@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,11 @@ from torch import Tensor, nn
 from opkernels.domains import Domain, Grid
 from opkernels.layers.differential import DifferentialConv
 from opkernels.layers.integral import LocalIntegralConv
-from opkernels.layers.kernels import KernelBasis, PolarHats, kernel_from, kernel_to
+from opkernels.layers.kernels import PolarHats, kernel_from
 from opkernels.layers.multipliers import filtered
 from opkernels.layers.spectral import SpectralConv
 from opkernels.models.backbone import Backbone, Block
+from opkernels.models.branches import Branches, Differential, Integral, options_of
 from opkernels.models.checks import check_size
 from opkernels.models.fno import mode_set
 from opkernels.models.spherical_branches import SphericalBranches, sphere_branches
@@ -43,53 +43,6 @@ from opkernels.sphere import Sphere
 __all__ = ["Differential", "Integral", "LocalNO"]
 
 _BRANCHES = ("spectral", "differential", "integral")
-
-
-@dataclass(frozen=True)
-class Differential:
-    """The differential branch (`opkernels.layers.DifferentialConv`).
-
-    Parameters
-    ----------
-    order : int
-        Highest order of differentiation; 1 or 2.
-    accuracy : {2, 4, 6, "exact"}, optional
-        Order of accuracy of the stencils; by default exact where all axes are periodic and 4 elsewhere.
-    length : float, optional
-        The length l; by default the default radius of the integrals over 2 pi.
-    smoothing : float, optional
-        Standard deviation of the average that exact derivatives are taken of; by default the length l. Without it (0) a trained
-        model changes with the grid wherever the training grid does not resolve what goes on inside: on Burgers waves the error at
-        twice the training grid was lower with it, on turbulence neither here nor there (`docs/local_no.md`, also on how it was chosen).
-    """
-
-    order: int = 1
-    accuracy: int | str | None = None
-    length: float | None = None
-    smoothing: float | None = None
-
-
-@dataclass(frozen=True)
-class Integral:
-    """The local integral branch (`opkernels.layers.LocalIntegralConv`).
-
-    Parameters
-    ----------
-    radius : float, optional
-        The radius r; by default half the shortest wave of the spectral branch, at most half an axis.
-    kernel : KernelBasis or sequence, optional
-        The functions that the kernel is made of, or their name and numbers, as ``("Zernike", 4)``; by default
-        ``PolarHats`` of one ring that look both ways along each axis; on a sphere ``Radial(2, 3)``, which look nowhere.
-    quadrature : {"exact", "nodal"}, optional
-        By default exact where all axes are periodic, and for isotropic kernels on a sphere.
-    """
-
-    radius: float | None = None
-    kernel: KernelBasis | list | tuple | None = None
-    quadrature: str | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "kernel", kernel_to(self.kernel))
 
 
 class LocalNO(Backbone):
@@ -142,13 +95,13 @@ class LocalNO(Backbone):
     ):
         check_size("LocalNO", "hidden_channels", hidden_channels)
         check_size("LocalNO", "n_layers", n_layers)
-        differential, integral = _options(Differential, differential), _options(Integral, integral)
+        differential, integral = options_of(Differential, differential), options_of(Integral, integral)
         if isinstance(domain, Sphere):
             if domain_padding:
                 raise ValueError(f"LocalNO got domain_padding={domain_padding!r} on a sphere, which has no walls; leave it at 0")
             join, build = SphericalBranches, sphere_branches(n_modes, hidden_channels, differential, integral)
         else:
-            join, build = _Branches, _box_branches(domain, n_modes, hidden_channels, differential, integral, bool(domain_padding))
+            join, build = _BoxBranches, _box_branches(domain, n_modes, hidden_channels, differential, integral, bool(domain_padding))
         super().__init__(
             domain,
             in_channels,
@@ -201,27 +154,17 @@ def _integrals(options: Integral, width: int, domain: Domain, radius: float, pad
     return conv
 
 
-class _Branches(nn.Module):
-    """The sum of some convolutions and a constant per channel."""
+class _BoxBranches(Branches):
+    """Branches on a box."""
 
-    def __init__(self, branches: Mapping[str, nn.Module], channels: int):
-        super().__init__()
-        self.branches = nn.ModuleDict(branches)
-        self.bias = nn.Parameter(torch.zeros(channels))
-        with torch.no_grad():
-            for weight in self.parameters():  # the sum starts as large as one branch alone
-                weight.div_(len(branches) ** 0.5)
-
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Return (B, C, *grid.shape) for x of that shape."""
+    def terms(self, x: Tensor, grid: Grid) -> list[Tensor]:
+        """Return what the branches give, derivatives and integrals of a periodic function as one."""
         branches = dict(self.branches.items())
         d, i = branches.get("differential"), branches.get("integral")
         if isinstance(d, DifferentialConv) and isinstance(i, LocalIntegralConv) and all(axis.periodic for axis in grid.domain.axes):
             del branches["differential"], branches["integral"]
-            terms = [_by_one_transform(d, i, x, grid), *(branch(x, grid) for branch in branches.values())]
-        else:
-            terms = [branch(x, grid) for branch in branches.values()]
-        return sum(terms[1:], start=terms[0]) + self.bias.to(terms[0].dtype).view(-1, *[1] * grid.ndim)
+            return [_by_one_transform(d, i, x, grid), *(branch(x, grid) for branch in branches.values())]
+        return [branch(x, grid) for branch in branches.values()]
 
 
 def _by_one_transform(differential: DifferentialConv, integral: LocalIntegralConv, x: Tensor, grid: Grid) -> Tensor:
@@ -236,17 +179,6 @@ def _by_one_transform(differential: DifferentialConv, integral: LocalIntegralCon
         weight = torch.cat([differential.weight, integral.weight], dim=-1).to(u.dtype)
         y = filtered(u, grid.shape, multipliers, weight, grid.split)
         return y.movedim(1, -1).contiguous().movedim(-1, 1) if x.movedim(1, -1).is_contiguous() else y
-
-
-def _options(kind: type, given):
-    """Return `given` itself, or the options that a mapping (from a configuration file) describes."""
-    if isinstance(given, kind):
-        return given
-    names = [f.name for f in fields(kind)]
-    unknown = set(given) - set(names) if isinstance(given, Mapping) else {repr(given)}
-    if unknown:
-        raise ValueError(f"LocalNO got the {kind.__name__.lower()} options {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
-    return kind(**given)
 
 
 def _per_layer(branches, n_layers: int) -> list[tuple[str, ...]]:

@@ -14,21 +14,18 @@ Branches that act on coefficients (all but integrals by sums over samples) share
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from opkernels.layers.kernels import Radial, kernel_from
 from opkernels.layers.spherical_differential import SphericalDifferentialConv
 from opkernels.layers.spherical_integral import SphericalIntegralConv
 from opkernels.layers.spherical_spectral import SphericalSpectralConv, on_coefficients
+from opkernels.models.branches import Branches, Differential, Integral
 from opkernels.models.checks import check_size
 from opkernels.sphere import SphereGrid
-
-if TYPE_CHECKING:
-    from opkernels.models.local_no import Differential, Integral
 
 __all__ = ["SphericalBranches", "sphere_branches"]
 
@@ -60,19 +57,11 @@ def sphere_branches(
     }
 
 
-class SphericalBranches(nn.Module):
-    """The sum of some convolutions on a sphere and a constant per channel."""
+class SphericalBranches(Branches):
+    """Branches on a sphere."""
 
-    def __init__(self, branches: Mapping[str, nn.Module], channels: int):
-        super().__init__()
-        self.branches = nn.ModuleDict(branches)
-        self.bias = nn.Parameter(torch.zeros(channels))
-        with torch.no_grad():
-            for weight in self.parameters():  # the sum starts as large as one branch alone
-                weight.div_(len(branches) ** 0.5)
-
-    def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
-        """Return (B, C, nlat, nlon) for x of that shape."""
+    def terms(self, x: Tensor, grid: SphereGrid) -> list[Tensor]:
+        """Return what the branches give, those that act on coefficients as one."""
         parts = list(self.branches.values())
         sums = [part for part in parts if getattr(part, "quadrature", None) == "nodal"]
         joint: list[Any] = [part for part in parts if part not in sums]
@@ -80,4 +69,4 @@ class SphericalBranches(nn.Module):
         if joint:
             degree = max(getattr(part, "degree", grid.highest_degree) for part in joint)
             terms.append(on_coefficients([part.coefficients for part in joint], x, grid, min(degree, grid.highest_degree)))
-        return sum(terms[1:], start=terms[0]) + self.bias.to(terms[0].dtype).view(-1, 1, 1)
+        return terms
