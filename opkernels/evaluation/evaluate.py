@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.domains import Domain, Grid
-from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics
+from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, ranges, rms, size
 from opkernels.evaluation.report import by
 from opkernels.resample import resample
 from opkernels.sphere import Sphere, SphereGrid
@@ -31,6 +31,7 @@ __all__ = ["PREDICTORS", "evaluate", "last_frames", "parse_resolution"]
 
 PREDICTORS = ("model", "persistence", "upsampled")
 _BATCH_POINTS = 2**20
+_ONE_STEP = ("rel_l2", "rel_h1", "vrmse", "rel_l2_field", "vrmse_field")
 
 
 def evaluate(
@@ -67,12 +68,12 @@ def evaluate(
         Dimensions `predictor` ("model", "persistence", "upsampled"), `resolution` ("64x64", ...) and
         `time` (since the last frame given). Variables: `rel_l2`, `rel_h1`, `vrmse`, `correlation`,
         `spectrum_distance`, means over samples of the rollout; `rel_l2_sample` (with `sample`);
-        `rel_l2_field` (with `field`); `band_error` (with `band`, between the coordinates `band_lower`
-        and `band_upper` in radians per length: quarter, half and all of the coarsest grid's Nyquist,
-        and beyond); `one_step_rel_l2` and so on; `correlation_time` (with `threshold`; infinite where
-        never reached); `diverged`, the share of samples out of range; `samples`, how many entered the
-        means (a truth of zero norm is left out). Definitions are in the attributes. Where a baseline
-        does not exist, its numbers are NaN.
+        `rel_l2_field` and `vrmse_field` (with `field`); `band_error` (with `band`, between the coordinates
+        `band_lower` and `band_upper` in radians per length: quarter, half and all of the coarsest grid's
+        Nyquist, and beyond); `one_step_rel_l2` and so on; `correlation_time` (with `threshold`; infinite
+        where never reached); `diverged`, the share of samples that are not finite or have a field out of
+        ten times its range; `samples`, how many entered the means (a truth of zero norm is left out).
+        Definitions are in the attributes. Where a baseline does not exist, its numbers are NaN.
 
     Raises
     ------
@@ -82,6 +83,9 @@ def evaluate(
     Notes
     -----
     A prediction that is not a number makes its means NaN, and is counted by `diverged`.
+
+    `rel_l2` and `rel_h1` are those of all fields together, in their own units: beside a geopotential in m²/s² a vorticity
+    in 1/s does not count. Where units differ, read `rel_l2_field`, or `vrmse`, a mean over fields.
 
     Examples
     --------
@@ -190,6 +194,11 @@ class _Plan:
     def truth(self, data: Trajectories, rows: slice, frame: int) -> Tensor:
         return data.read(rows, [frame], fields=self.surrogate.outputs)[:, 0]
 
+    def ranges(self, data: Trajectories, rows: slice) -> Tensor:
+        """Return the range of each field (B, C_out) over the frames to predict."""
+        sizes = torch.stack([rms(self.truth(data, rows, frame), data.grid) for frame in self.frames], dim=1)
+        return ranges(sizes, self.surrogate.outputs, data.domain.names)
+
 
 def _check(surrogate: Surrogate, data: Trajectories) -> None:
     missing = [name for name in dict.fromkeys([*surrogate.inputs, *surrogate.outputs]) if name not in data.fields]
@@ -247,8 +256,9 @@ def _at_resolution(plan: _Plan, shape: tuple[int, ...], one_step: bool, batch_si
     collected: dict[str, dict[str, list]] = {predictor: {} for predictor in PREDICTORS}
     coarse = _training_view(plan)
     for rows in plan.batches(shape, batch_size):
+        scale = plan.ranges(view, rows)
         for predictor, frames in _predictors(plan, view, coarse, rows).items():
-            found = [_compare(plan, view, rows, j, p) for j, p in enumerate(frames)]
+            found = [_compare(plan, view, rows, j, p, scale) for j, p in enumerate(frames)]
             for name in found[0]:
                 collected[predictor].setdefault(name, []).append(torch.stack([f[name] for f in found], dim=1))
         if one_step and plan.surrogate.dt is not None:
@@ -279,9 +289,10 @@ def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, ro
     return found
 
 
-def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor) -> dict[str, Tensor]:
+def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor, scale: Tensor) -> dict[str, Tensor]:
     r = plan.truth(view, rows, plan.frames[j])
-    return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": diverged(p, r, view.grid).double()}
+    lost = diverged(size(p, view.grid, scale), size(r, view.grid, scale))
+    return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": lost.double()}
 
 
 def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[dict[str, Tensor]]]:
@@ -293,7 +304,7 @@ def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[di
         predictions = {"model": s.predict(x, parameters=plan.parameters(rows)), "persistence": plan.truth(view, rows, before[-1])}
         for predictor, p in predictions.items():
             metrics = frame_metrics(p, r, view.grid, plan.edges)
-            found[predictor].append({name: metrics[name] for name in ("rel_l2", "rel_h1", "vrmse")})
+            found[predictor].append({name: metrics[name] for name in _ONE_STEP})
     return found
 
 
@@ -309,7 +320,7 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
         return np.array([[part[predictor].get(name, missing) for part in parts.values()] for predictor in PREDICTORS])
 
     variables = {}
-    extra = {"rel_l2_field": ("field",), "band_error": ("band",)}
+    extra = {"rel_l2_field": ("field",), "vrmse_field": ("field",), "band_error": ("band",)}
     for name in first:
         values = stacked(name)
         plain = name.removeprefix("one_step_")
@@ -318,7 +329,7 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
             "long_name": plain.replace("_", " "),
             "definition": f"{DEFINITIONS.get(plain, 'share of samples out of range')}; {how}; mean over samples",
         }
-        variables[name] = (("predictor", "resolution", "time", *extra.get(name, ())), _mean(values, stacked("diverged") > 0), attributes)
+        variables[name] = (("predictor", "resolution", "time", *extra.get(plain, ())), _mean(values, stacked("diverged") > 0), attributes)
     samples = stacked("rel_l2")
     variables["rel_l2_sample"] = (
         ("predictor", "resolution", "time", "sample"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,18 @@ from opkernels.domains import Grid
 from opkernels.metrics import band_energy, rel_h1, rel_l2, spectrum_distance
 from opkernels.sphere import SphereGrid
 
-__all__ = ["DEFINITIONS", "THRESHOLDS", "correlation", "correlation_times", "diverged", "frame_metrics", "rms", "vrmse"]
+__all__ = [
+    "DEFINITIONS",
+    "THRESHOLDS",
+    "correlation",
+    "correlation_times",
+    "diverged",
+    "frame_metrics",
+    "ranges",
+    "rms",
+    "size",
+    "vrmse",
+]
 
 DEFINITIONS = {
     "rel_l2": "||p - r|| / ||r||, norms over fields and space",
@@ -18,6 +31,7 @@ DEFINITIONS = {
     "correlation": "Pearson correlation over space, averaged over fields",
     "spectrum_distance": "rms over shells of log10 of the ratio of energy spectra, averaged over fields",
     "rel_l2_field": "||p - r|| / ||r|| of each field",
+    "vrmse_field": "root of the mean square error over the variance of the truth in space, of each field",
     "band_error": "root of the error's energy in a band of the wave number over the whole energy of the truth, averaged over fields",
 }
 THRESHOLDS = (0.8, 0.9, 0.95)
@@ -43,18 +57,20 @@ def frame_metrics(p: Tensor, r: Tensor, grid: Grid | SphereGrid, edges: list[flo
     nonzero = (r != 0).flatten(2).any(-1)
     flat_p, flat_r = (u.flatten(0, 1).unsqueeze(1) for u in (p, r))
     by_field = rel_l2(flat_p, flat_r, grid, reduction="none").reshape(r.shape[:2])
+    deviations, varies = _vrmse(p, r, grid)
     power = band_energy(r, grid, [0.0, float("inf")])
     bands = (band_energy(p - r, grid, edges) / power).sqrt()
     metrics = {
         "rel_l2": rel_l2(p, r, grid, reduction="none"),
         "rel_h1": rel_h1(p, r, grid, reduction="none"),
-        "vrmse": vrmse(p, r, grid),
+        "vrmse": _over_fields(deviations, varies),
         "correlation": correlation(p, r, grid),
         "spectrum_distance": _over_fields(spectrum_distance(p, r, grid), nonzero),
     }
     metrics = {name: value.masked_fill(~nonzero.any(1), torch.nan) for name, value in metrics.items()}
     bands = torch.stack([_over_fields(band, nonzero) for band in bands.unbind(-1)], dim=-1)
-    return metrics | {"rel_l2_field": by_field.masked_fill(~nonzero, torch.nan), "band_error": bands}
+    by_field, deviations = by_field.masked_fill(~nonzero, torch.nan), deviations.masked_fill(~varies, torch.nan)
+    return metrics | {"rel_l2_field": by_field, "vrmse_field": deviations, "band_error": bands}
 
 
 def vrmse(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
@@ -63,8 +79,7 @@ def vrmse(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
     By quadrature, so that it means the same on every grid (The Well's VRMSE divides the variance by
     n - 1 and adds 1e-7). Fields whose truth is constant are left out.
     """
-    variance, varies = _variance(r, grid)
-    return _over_fields((_mean((p - r) ** 2, grid) / variance).sqrt(), varies)
+    return _over_fields(*_vrmse(p, r, grid))
 
 
 def correlation(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
@@ -79,9 +94,32 @@ def rms(u: Tensor, grid: Grid | SphereGrid) -> Tensor:
     return _mean(u.double() ** 2, grid).sqrt()
 
 
-def diverged(p: Tensor, r: Tensor, grid: Grid | SphereGrid, factor: float = 10.0) -> Tensor:
-    """Tell which samples have left the truth's range: not finite, or (truth not zero) above `factor` times its rms; bool (B,)."""
-    size, truth = (rms(u, grid).pow(2).mean(1).sqrt() for u in (p, r))
+def ranges(sizes: Tensor, names: Sequence[str], axes: Sequence[str]) -> Tensor:
+    """Return the range of each field, (B, C): the largest rms of its truth over the frames, from `sizes` (B, T, C).
+
+    Fields of one stem that end in the names of axes (velocity_x, velocity_y) are one vector and share the largest of theirs: a
+    component that is small beside the others is not left by an error that is small beside them.
+    """
+    parts = [name.rpartition("_") for name in names]
+    stems = [stem if stem and axis in axes else name for name, (stem, _, axis) in zip(names, parts, strict=True)]
+    together = torch.tensor([[a == b for b in stems] for a in stems], device=sizes.device)
+    return (sizes.nan_to_num(nan=0.0, posinf=0.0).amax(1)[:, None] * together).amax(-1)
+
+
+def size(u: Tensor, grid: Grid | SphereGrid, scale: Tensor) -> Tensor:
+    """Return the largest rms among the fields, each in units of its range `scale` (B, C): (B,), not finite where `u` is not.
+
+    A field whose range is zero does not count.
+    """
+    return (rms(u, grid) * torch.where(scale > 0, 1 / scale, 0.0)).amax(1)
+
+
+def diverged(size: Tensor, truth: Tensor, factor: float = 10.0) -> Tensor:
+    """Tell which samples have left the truth's range, by their `size`: not finite, or above `factor` times that of the truth; bool (B,).
+
+    Fields count in units of their ranges, so that none outweighs the others by its units, and one that passes through zero while
+    others do not (a standing wave) is not lost. Where the truth is zero, every finite prediction is in range.
+    """
     return ~size.isfinite() | ((size > factor * truth) & (truth > 0))
 
 
@@ -95,6 +133,12 @@ def correlation_times(values: Tensor, times: Tensor) -> Tensor:
         first = torch.where(~(values >= threshold), times, torch.inf)
         out.append(first.amin(-1))
     return torch.stack(out, dim=-1)
+
+
+def _vrmse(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> tuple[Tensor, Tensor]:
+    """Root mean square error over the standard deviation (B, C), and whether there is one."""
+    variance, varies = _variance(r, grid)
+    return (_mean((p - r) ** 2, grid) / variance).sqrt(), varies
 
 
 def _variance(r: Tensor, grid: Grid | SphereGrid) -> tuple[Tensor, Tensor]:

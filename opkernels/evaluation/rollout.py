@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import _Plan, parse_resolution
-from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms
+from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms, size
 from opkernels.evaluation.report import by
 from opkernels.metrics import energy_spectrum
 from opkernels.surrogate import Surrogate
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["long_rollout"]
 
 _METRICS = ("rel_l2", "rel_h1", "vrmse", "correlation", "spectrum_distance")
+_BY_FIELD = ("rel_l2_field", "vrmse_field")
 _RANGE = 10.0
 
 
@@ -54,13 +55,14 @@ def long_rollout(
     Returns
     -------
     xarray.Dataset
-        `rel_l2`, `rel_h1`, `vrmse`, `correlation`, `spectrum_distance` (sample, time), NaN past the
-        truth; `correlation_time` (threshold); `rms` and `rms_truth` (sample, time, field);
-        `spectrum` and `spectrum_truth` (field, wavenumber), the energy spectrum averaged over samples
-        and the last quarter of the frames (of the truth: those it holds, or its last; the attribute
-        `time` says which); `lost_at` (sample), the time at which a run left ten times
-        the range of the truth or was no longer a number (infinite: never); `prediction` and `truth`
-        (sample, time, field, *space) of the samples kept, the last frame given included as time 0.
+        `rel_l2`, `rel_h1`, `vrmse`, `correlation`, `spectrum_distance` (sample, time), and of each field
+        `rel_l2_field`, `vrmse_field` (sample, time, field), NaN past the truth; `correlation_time`
+        (threshold); `rms` and `rms_truth` (sample, time, field); `spectrum` and `spectrum_truth` (field,
+        wavenumber), the energy spectrum averaged over samples and the last quarter of the frames (of the
+        truth: those it holds, or its last; the attribute `time` says which); `lost_at` (sample), the time
+        at which a field left ten times its range in the truth or was no longer a number (infinite: never);
+        `prediction` and `truth` (sample, time, field, *space) of the samples kept, the last frame given
+        included as time 0.
 
     Raises
     ------
@@ -92,10 +94,12 @@ class _Run:
         self.first = plan.inputs(view, self.rows, plan.given)
         start = plan.truth(view, self.rows, plan.given[-1])
         self.metrics = {name: torch.full((samples, steps), torch.nan, dtype=torch.float64) for name in _METRICS}
+        self.metrics |= {name: torch.full((samples, steps, len(self.outputs)), torch.nan, dtype=torch.float64) for name in _BY_FIELD}
         self.rms, self.rms_truth = (torch.full((samples, steps + 1, len(self.outputs)), torch.nan, dtype=torch.float64) for _ in range(2))
         self.rms[:, 0] = self.rms_truth[:, 0] = rms(start, self.grid)
         self.lost = torch.full((samples,), torch.inf, dtype=torch.float64)
-        self.range = start
+        self.scale = plan.ranges(view, self.rows)
+        self.largest = size(start, self.grid, self.scale)  # truth so far
         self.spectra: dict[str, dict[int, Tensor]] = {"spectrum": {}, "spectrum_truth": {}}
         self.kept: dict[str, list[Tensor]] = {"prediction": [start[:keep]], "truth": [start[:keep]]}
 
@@ -108,13 +112,11 @@ class _Run:
                 if name in self.metrics:
                     self.metrics[name][:, j - 1] = value
             self.rms_truth[:, j] = rms(r, self.grid)
-            # The range is that of the largest truth seen so far.
-            larger = (rms(r, self.grid).norm(dim=1) > rms(self.range, self.grid).norm(dim=1)).reshape(-1, *[1] * (r.ndim - 1))
-            self.range = torch.where(larger, r, self.range)
+            self.largest = self.largest.maximum(size(r, self.grid, self.scale))
         else:
             r = None
         self._spectra(j, p, r)
-        gone = diverged(p, self.range, self.grid, _RANGE) & self.lost.isinf()
+        gone = diverged(size(p, self.grid, self.scale), self.largest, _RANGE) & self.lost.isinf()
         self.lost[gone] = j * self.dt
         if self.keep:
             self.kept["prediction"].append(p[: self.keep])
@@ -136,7 +138,8 @@ class _Run:
         time = np.arange(self.steps + 1) * self.dt
         kappa = energy_spectrum(self.first[:1, :1].double(), self.grid)[0].numpy()
         variables: dict[str, tuple] = {
-            name: (("sample", "time"), _after_first(values), {"definition": DEFINITIONS[name]}) for name, values in self.metrics.items()
+            name: (("sample", "time", "field")[: values.ndim], _after_first(values), {"definition": DEFINITIONS[name]})
+            for name, values in self.metrics.items()
         }
         mean = self.metrics["correlation"].mean(0)
         known = len(self.plan.lead[: self.steps])
@@ -149,7 +152,11 @@ class _Run:
             ),
             "rms": (("sample", "time", "field"), self.rms.numpy()),
             "rms_truth": (("sample", "time", "field"), self.rms_truth.numpy()),
-            "lost_at": (("sample",), self.lost.numpy(), {"definition": f"first time out of {_RANGE:g} times the truth's range"}),
+            "lost_at": (
+                ("sample",),
+                self.lost.numpy(),
+                {"definition": f"first time with a field out of {_RANGE:g} times its range in the truth"},
+            ),
         }
         for name, found in self.spectra.items():
             if found:
@@ -172,4 +179,4 @@ class _Run:
 
 def _after_first(values: Tensor) -> np.ndarray:
     """Prepend the last frame given, whose error is not defined."""
-    return np.concatenate([np.full((len(values), 1), np.nan), values.numpy()], axis=1)
+    return np.concatenate([np.full_like(values[:, :1].numpy(), np.nan), values.numpy()], axis=1)

@@ -13,40 +13,43 @@ __all__ = ["coverage_table", "error_table", "percent", "rollout_summary"]
 
 
 def error_table(errors: xarray.Dataset) -> str:
-    """Return the relative L2 errors by resolution: rollout mean, one step, baselines, correlation time.
+    """Return the relative L2 errors by resolution: rollout mean, one step, baselines; the rollout's VRMSE and correlation time.
 
     `errors` is what `opkernels.evaluate` returned. The number after +- is one standard deviation over
-    seeds where there are several, else over samples.
+    seeds where there are several, else over samples. Where there are several fields, the first line of
+    a resolution takes them together, the VRMSE as their mean, and a line for each follows.
     """
     seeds = errors.sizes.get("seed", 1)
     mean = errors.mean("seed") if "seed" in errors.dims else errors
     n, frames = int(errors["samples"].max()), errors.sizes["time"]
     training = errors.attrs.get("training_resolution", "")
-    rows = [["resolution", "model", "one step", "upsampled", "persistence", "correlated until"]]
+    fields = errors.field.values if errors.sizes["field"] > 1 else []
+    rows = [["resolution", "model", "one step", "upsampled", "persistence", "VRMSE", "correlated until"]]
     for resolution in map(str, errors.resolution.values):
         here = mean.sel(resolution=resolution)
         if "seed" in errors.dims:
-            spread = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed", ddof=1)
+            deviation = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed", ddof=1)
         else:
-            spread = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
-        model, upsampled, persistence = (
-            percent(here.rel_l2.sel(predictor=p).mean("time", skipna=False)) for p in ("model", "upsampled", "persistence")
-        )
-        step = percent(here.one_step_rel_l2.sel(predictor="model").mean("time", skipna=False)) if "one_step_rel_l2" in here else "-"
-        rows.append(
-            [
-                resolution + (" (training)" if resolution == training else ""),
-                f"{model} +- {percent(spread)}",
-                step,
-                upsampled,
-                persistence,
-                _until(here.correlation_time.sel(predictor="model", threshold=0.8), float(errors.time.values[-1])),
-            ]
-        )
+            deviation = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
+        spread = f" +- {percent(deviation)}"
+        until = _until(here.correlation_time.sel(predictor="model", threshold=0.8), float(errors.time.values[-1]))
+        name = resolution + (" (training)" if resolution == training else "")
+        rows.append([name, *_errors(here, spread), until])
+        rows += [[f"  {field}", *_errors(here.sel(field=field), " " * len(spread), "_field"), ""] for field in fields]
     over = f"{n} samples and {frames} frame{'s' if frames > 1 else ''}" + (f", {seeds} seeds" if seeds > 1 else "")
     lost = float(errors.diverged.sel(predictor="model").isel(time=-1).max())
     notes = [f"{100 * lost:.0f} % of the runs left the range of the truth"] if lost else []
     return "\n".join([f"relative L2 error in percent, mean over {over}", "", *_columns(rows), *notes])
+
+
+def _errors(here: xarray.Dataset, spread: str, suffix: str = "") -> list[str]:
+    """Return the columns model (and its spread), one step, upsampled, persistence and VRMSE, of all fields or (`suffix`) of one."""
+    mean = here.mean("time", skipna=False)
+    model, upsampled, persistence = (percent(mean[f"rel_l2{suffix}"].sel(predictor=p)) for p in ("model", "upsampled", "persistence"))
+    step = f"one_step_rel_l2{suffix}"
+    one_step = percent(mean[step].sel(predictor="model")) if step in mean else "-"
+    vrmse = float(mean[f"vrmse{suffix}"].sel(predictor="model"))
+    return [model + spread, one_step, upsampled, persistence, "-" if np.isnan(vrmse) else f"{vrmse:.3g}"]
 
 
 def coverage_table(found: xarray.Dataset) -> str:
@@ -75,10 +78,12 @@ def rollout_summary(run: xarray.Dataset) -> str:
     times = run.time.values
     known = int(np.isfinite(run.rms_truth).all(("sample", "field")).sum()) - 1
     picked = np.unique(np.round(np.geomspace(1, max(known, 1), min(max(known, 1), 6))).astype(int))
-    rows = [["time", "relative L2 %", "correlation", "distance of spectra"]]
+    fields = [str(name) for name in run.field.values] if run.sizes["field"] > 1 else []
+    rows = [["time", "relative L2 %", *(f"{name} %" for name in fields), "correlation", "distance of spectra"]]
     for j in picked:
         at = run.isel(time=j).mean("sample", skipna=False)
-        rows.append([f"{times[j]:.4g}", percent(at.rel_l2), f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
+        each = (percent(at.rel_l2_field.sel(field=name)) for name in fields)
+        rows.append([f"{times[j]:.4g}", percent(at.rel_l2), *each, f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
     lost = run.lost_at.values[np.isfinite(run.lost_at.values)]
     fate = (
         f"{len(lost)} of {run.sizes['sample']} runs left the range of the truth, the first at time {lost.min():.4g}"
@@ -115,4 +120,4 @@ def _until(value, last: float) -> str:
 def _columns(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     cells = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return ["  " + "  ".join(row) for row in cells]
+    return [("  " + "  ".join(row)).rstrip() for row in cells]

@@ -28,6 +28,13 @@ def heat_data(shape=(32, 24), samples=3, times=5, dt=0.5, diffusivity=0.05, k_ma
     return Trajectories.from_arrays(fields, TORUS, times=dt * np.arange(times), parameters={"nu": np.full(samples, diffusivity)})
 
 
+def unlike_data(**options):
+    """Return the same with fields of unlike units: a in 1e4, b in 1e-5."""
+    data = heat_data(**options)
+    fields = {name: scale * np.asarray(data.fields[name]) for name, scale in (("a", 1e4), ("b", 1e-5))}
+    return Trajectories.from_arrays(fields, TORUS, times=data.times)
+
+
 class HeatStep(nn.Module):
     """The exact step times 1 + error; the decay by -1 models a run that explodes."""
 

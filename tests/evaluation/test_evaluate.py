@@ -6,18 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate, unlike_data
 from standing_wave import DT, exact_surrogate, wave, wave_data
 from torch import nn
 
 import opkernels as ok
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import last_frames, parse_resolution
-from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, rms, vrmse
+from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, ranges, rms, size, vrmse
 from opkernels.evaluation.tables import error_table
 from opkernels.normalization import Normalization
 from opkernels.surrogate import Surrogate
 
+ONE = Normalization((0.0,), (1.0,), ("b",))
 RESOLUTIONS = [(16, 12), "20x15", (32, 24)]
 
 
@@ -56,6 +57,23 @@ def test_samples_fields_and_bands(errors):
     # The bands are those of the coarsest grid, and hold all of the error.
     assert float(errors.band_upper[2]) == pytest.approx(min(16 / 2, 12 / 4))
     np.testing.assert_allclose(errors.band_error.isel(resolution=0), errors.band_error.isel(resolution=2), rtol=1e-6, atol=1e-12)
+
+
+def test_a_field_of_small_numbers_has_errors_of_its_own():
+    """Together the fields have the error of the one in large units, here 1 %; the other is wrong by a half."""
+    step = HeatStep([[[0.01]], [[0.5]]])
+    errors = ok.evaluate(heat_surrogate(step), unlike_data(), [(16, 12)], steps=1).isel(time=0, resolution=0)
+    model, still = errors.sel(predictor="model"), errors.sel(predictor="persistence")
+    np.testing.assert_allclose([model.rel_l2, model.one_step_rel_l2], 0.01, rtol=1e-6)
+    np.testing.assert_allclose(model.rel_l2_field, [0.01, 0.5], rtol=1e-6)
+    u = unlike_data().read()
+    deviation = u[:, 1].std((-2, -1), correction=0)
+    by_hand = ((u[:, 1] - u[:, 0]).square().mean((-2, -1)).sqrt() / deviation).mean(0)
+    np.testing.assert_allclose(still.vrmse_field, by_hand, rtol=1e-6)
+    for error in (model, still):
+        np.testing.assert_allclose(error.one_step_rel_l2_field, error.rel_l2_field)
+        np.testing.assert_allclose(error.one_step_vrmse_field, error.vrmse_field)
+        np.testing.assert_allclose(error.vrmse, error.vrmse_field.mean())
 
 
 def test_the_upsampled_baseline_lacks_what_the_training_grid_cannot_carry():
@@ -155,6 +173,13 @@ def test_divergence_is_counted_and_not_hidden():
     assert "33 % of the runs left the range" in error_table(errors)
 
 
+@pytest.mark.parametrize("growth, share", [((0.0, 8.9), 0.0), ((0.0, 9.1), 1.0), ((9.1, 0.0), 1.0)])
+def test_each_field_is_judged_by_its_own_range(growth, share):
+    step = HeatStep([[[g]] for g in growth], diffusivity=0.0)
+    errors = ok.evaluate(heat_surrogate(step), unlike_data(diffusivity=0.0), [16], steps=1)
+    assert errors.diverged.sel(predictor="model").item() == share
+
+
 def test_a_zero_truth_is_left_out_and_counted():
     data = heat_data()
     fields = {name: np.asarray(field).copy() for name, field in data.fields.items()}
@@ -188,12 +213,37 @@ def test_frame_metrics_by_hand():
     torch.testing.assert_close(correlation(0 * r, r, grid), torch.zeros(2, dtype=torch.float64))
     both = torch.cat([r, torch.ones_like(r)], dim=1)  # a constant field has no variance: it does not count
     torch.testing.assert_close(vrmse(both + 0.1 * both, both, grid), vrmse(1.1 * r, r, grid))
-    assert diverged(torch.stack([r[0], 11 * r[0], r[0] / 0]), r[:1].expand(3, 1, 8, 8), grid).tolist() == [False, True, True]
     metrics = frame_metrics(r + r.roll(1, -1), r, grid, [0.0, 1.0, 2.0, math.inf])
     torch.testing.assert_close(metrics["band_error"].norm(dim=1), metrics["rel_l2"])  # Parseval
     times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     assert correlation_times(torch.tensor([0.99, 0.85, 0.7], dtype=torch.float64), times).tolist() == [3.0, 2.0, 2.0]
     assert correlation_times(torch.tensor([0.99, math.nan, 0.99], dtype=torch.float64), times).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_range_of_one_field_is_its_truth():
+    grid, one = TORUS.grid(8, 8), torch.ones(4, 1, dtype=torch.float64)
+    r = torch.randn(1, 1, 8, 8, dtype=torch.float64)
+    p, truth = torch.cat([9.9 * r, 10.1 * r, r / 0, torch.nan * r]), r.expand(4, 1, 8, 8)
+    for scale in (one, 7.0 * one):  # of another frame, say: it cancels
+        assert diverged(size(p, grid, scale), size(truth, grid, scale)).tolist() == [False, True, True, True]
+    assert diverged(size(p, grid, 0 * one), size(0 * truth, grid, 0 * one)).tolist() == [False, False, True, True], "a truth of zero"
+
+
+def test_a_field_that_passes_through_zero_is_not_lost():
+    """Of a standing wave the displacement is cos t and the velocity -sin t: at t = 0 one is zero, and an error of 1 % large beside it."""
+    grid, t = TORUS.grid(8, 8), torch.linspace(0, math.pi, 21, dtype=torch.float64)
+    r = torch.stack([t.cos(), -3e3 * t.sin()], dim=1)[:, :, None, None] * torch.randn(8, 8, dtype=torch.float64)
+    scale = ranges(torch.stack([rms(frame[None], grid) for frame in r], dim=1), ("displacement", "velocity"), TORUS.names).expand(21, 2)
+    error = scale[:, :, None, None] * torch.randn(21, 2, 8, 8, dtype=torch.float64)
+    truth = size(r, grid, scale)
+    assert not diverged(size(r + 0.01 * error, grid, scale), truth).any() and diverged(size(r + 20 * error, grid, scale), truth).all()
+
+
+def test_components_of_a_vector_share_their_range():
+    sizes = torch.tensor([[[1.0, 2.0, 5.0, 7.0], [3.0, 0.5, math.nan, math.inf]]], dtype=torch.float64)
+    names = ("velocity_x", "velocity_y", "pressure_drop", "x")
+    assert ranges(sizes, names, ("x", "y")).tolist() == [[3.0, 3.0, 5.0, 7.0]]
+    assert ranges(sizes, names, ("latitude", "longitude")).tolist() == [[3.0, 2.0, 5.0, 7.0]]
 
 
 def test_sizes_are_means_over_space_not_over_samples():
@@ -203,15 +253,27 @@ def test_sizes_are_means_over_space_not_over_samples():
         cap = inside(grid.coordinates(dtype=torch.float64)[0]).double()[None, None]
         assert rms(cap, grid).item() ** 2 == pytest.approx(share, rel=0.1)
         assert cap.mean().item() > 1.5 * share
-        size = rms(cap, grid).item()
-        assert [diverged(factor / size * cap, torch.ones_like(cap), grid).item() for factor in (9.9, 10.1)] == [False, True]
+        one = torch.ones(1, 1, dtype=torch.float64)
+        assert size(cap, grid, one).item() == rms(cap, grid).item() and size(cap, grid, 4 * one).item() == rms(cap, grid).item() / 4
 
 
 def test_the_table(errors):
     text = error_table(errors)
     assert "16x12 (training)" in text and "32x24" in text and "3 samples and 4 frames" in text
     row = next(line for line in text.splitlines() if "20x15" in line)
-    assert row.split()[1] == f"{100 * (1.02 ** np.arange(1, 5) - 1).mean():.2f}"
+    expected = f"{100 * (1.02 ** np.arange(1, 5) - 1).mean():.2f}"
+    assert row.split()[1] == expected
+
+
+def test_the_table_has_a_line_for_each_of_several_fields(errors):
+    lines = error_table(errors).splitlines()
+    head = lines.index(next(line for line in lines if line.startswith("  20x15")))
+    for field, line in zip("ab", lines[head + 1 :], strict=False):
+        here = errors.sel(resolution="20x15", field=field).mean("time")
+        still, vrmse = here.rel_l2_field.sel(predictor="persistence").item(), here.vrmse_field.sel(predictor="model").item()
+        assert line.split() == [field, "5.10", "2.00", "5.10", f"{100 * still:.1f}", f"{vrmse:.3g}"]
+    only = dataclasses.replace(heat_surrogate(), inputs=("b",), outputs=("b",), normalization=ONE, output_normalization=ONE)
+    assert len(error_table(ok.evaluate(only, heat_data(), [16, (32, 24)])).splitlines()) == 5
 
 
 def test_last_frames_for_pictures():

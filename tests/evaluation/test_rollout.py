@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate
+from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate, unlike_data
 from standing_wave import DT, exact_surrogate, wave, wave_data
 
 from opkernels.evaluation.rollout import long_rollout
@@ -46,6 +46,19 @@ def test_divergence_is_dated(model, step):
     run = long_rollout(heat_surrogate(model), heat_data(diffusivity=0.01), 6)
     assert run.lost_at.values.min() == 0.5 * step and np.isfinite(run.lost_at).all()
     assert f"3 of 3 runs left the range of the truth, the first at time {0.5 * step:g}" in rollout_summary(run)
+
+
+def test_fields_of_unlike_units_are_told_apart():
+    step = HeatStep([[[0.01]], [[2.0]]], diffusivity=0.0)
+    run = long_rollout(heat_surrogate(step), unlike_data(diffusivity=0.0), 4)
+    np.testing.assert_allclose(run.rel_l2[:, 1:], np.tile(1.01 ** np.arange(1, 5) - 1, (3, 1)), rtol=1e-5)
+    for field, growth in (("a", 1.01), ("b", 3.0)):
+        expected = np.tile(growth ** np.arange(1, 5) - 1, (3, 1))
+        np.testing.assert_allclose(run.rel_l2_field.sel(field=field)[:, 1:], expected, rtol=1e-6)
+    np.testing.assert_allclose(run.vrmse, run.vrmse_field.mean("field"))
+    assert np.isnan(run.rel_l2_field[:, 0]).all()
+    assert (run.lost_at == 1.5).all(), "the second field is 27 times its range after the third step"
+    assert rollout_summary(run).splitlines()[3].split()[:4] == ["0.5", "1.00", "1.00", "200"]
 
 
 def test_correlation_time():
