@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu, peak_memory
+from measuring import RETURNING, cpu, peak_memory
 
 SHAPE, WIDTH, LEVELS = (32, 32, 16), 32, 3
 CONTENDERS = {
@@ -35,7 +35,6 @@ CONTENDERS = {
     "pairwise": {"factorization": "pairwise"},
 }
 RESULTS = Path(__file__).parent / "results" / "compressed_memory.json"
-RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
 def process_peak(step) -> int:

@@ -17,16 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, cpu
 
 N, BATCH = 256, 16
 RESULTS = Path(__file__).parent / "results" / "darcy_cost.json"
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 LAWS = {"two-phase 12/3": ("two_phase", {}), "log-normal, ratio 1e3 .. 1e5": ("log_normal", {"scale": 5.0})}
 SOLVERS = {"ours, 1e-8": 1e-8, "ours, float32, 1e-6": 1e-6}
 

@@ -18,12 +18,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu, peak_memory
+from measuring import QUIET, cpu, peak_memory
 
 WIDTH, HEADS, HEAD_DIM = 128, 8, 64
 CASES = {"2d": ((128, 128), 2), "3d": ((32, 32, 32), 3)}  # grid, kernel multiplier
 RESULTS = Path(__file__).parent / "results" / "factformer_speed.json"
-KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
 
 
 def published_block(layer, x, grid):
@@ -136,7 +135,7 @@ def memory(case: str) -> dict:
 def ask(*arguments) -> dict:
     """Run one measurement in a process of its own, with an allocator that keeps freed memory."""
     command = [sys.executable, __file__, "child", *map(str, arguments)]
-    answer = subprocess.run(command, env=os.environ | KEPT | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    answer = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True)
     if answer.returncode:
         raise SystemExit(answer.stderr)
     return json.loads(answer.stdout.splitlines()[-1])

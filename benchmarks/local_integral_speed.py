@@ -24,30 +24,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, best
 
 SIDE, RADIUS = 2.0, 0.125
 CHANNELS = {64: 16, 128: 16, 256: 8}
 ROUNDS = {64: 30, 128: 6, 256: 2}
 NAMES = ("neuraloperator", "nodal", "exact")
 RESULTS = Path(__file__).parent / "results" / "local_integral_speed.json"
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-def best(step, rounds: int) -> float:
-    """Return the least CPU milliseconds of one call after a first."""
-    step()
-    times = []
-    for _ in range(rounds):
-        start = cpu()
-        step()
-        times.append(1e3 * (cpu() - start))
-    return min(times)
 
 
 def theirs(n: int, channels: int):

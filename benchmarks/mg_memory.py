@@ -20,14 +20,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu, peak_memory
+from measuring import RETURNING, cpu, peak_memory
 
 SIZE, WIDTH, MODES, LAYERS, PADDING = 256, 32, 32, 4, 1 / 16
 CONTENDERS = ("whole", "levels 1", "levels 2", "levels 2 in one batch")
 RESULTS = Path(__file__).parent / "results" / "mg_memory.json"
 PAGE = Path(__file__).parents[1] / "docs" / "mg_tfno.md"
 BEGIN, END = "<!-- memory: python benchmarks/mg_memory.py -->", "<!-- end of memory -->"
-RETURNING = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "32768", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 
 def model(name: str):

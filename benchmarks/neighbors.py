@@ -18,17 +18,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu, peak_memory
+from measuring import QUIET, cpu, peak_memory
 
 NEIGHBORS = {1: 17, 2: 49, 3: 51}
 CASES = ((1, 10_000), (2, 2_000), (2, 10_000), (2, 100_000), (3, 10_000), (3, 100_000))
 ROUNDS = 5
-QUIET = {  # an allocator that keeps freed memory: page faults of big temporaries otherwise hide the computation
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 RESULTS = Path(__file__).parent / "results" / "neighbors.json"
 
 

@@ -23,18 +23,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 import torch
+from measuring import QUIET
 from scipy.sparse.linalg import cg
 
 from opkernels import Domain
 from opkernels.solvers import SmokeBuoyancy3D
 from opkernels.solvers.staggered import Staggered
 
-QUIET = {  # freed memory is kept, so that no pages are fetched anew in any contender
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 RESULTS = Path(__file__).parent / "results" / "projection_cost.json"
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

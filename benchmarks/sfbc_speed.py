@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 
 import torch
-from measuring import cpu
+from measuring import QUIET, cpu
 
 from opkernels import Domain, ParticleSet
 from opkernels.layers import SymmetricBasisConv
@@ -34,12 +34,6 @@ from opkernels.layers.product_kernels import Fourier, ProductKernel
 from opkernels.layers.symmetric_basis import ParticleGraph
 
 CHANNELS, ROUNDS, CHUNK, TUNED = 32, 5, 2**14, 2**9
-QUIET = {  # an allocator that keeps freed memory: page faults of big temporaries otherwise hide the computation
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 RESULTS = Path(__file__).parent / "results" / "sfbc_speed.json"
 
 

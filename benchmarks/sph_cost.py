@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, cpu
 
 CASES = (
     "case I rk4",
@@ -36,14 +36,7 @@ CASES = (
 STEPS = {"case I rk4": 100, "Sod": 40, "8 x Taylor-Green 50": 10, "Taylor-Green 100": 15}
 ROUNDS, PEER_STEPS = 3, 15
 CONTENDERS = ("jax-sph", "ours", "ours, plain", "ours, Wendland C2")  # plain: neither diffusion nor shifting
-QUIET = {  # an allocator that keeps freed memory: page faults of big temporaries otherwise hide the computation
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_PLATFORMS": "cpu",
-}
+QUIET = QUIET | {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1", "JAX_PLATFORMS": "cpu"}
 RESULTS = Path(__file__).parent / "results" / "sph_cost.json"
 
 

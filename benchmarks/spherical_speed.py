@@ -23,14 +23,10 @@ import sys
 import time
 from pathlib import Path
 
+from measuring import QUIET
+
 RESULTS = Path(__file__).parent / "results" / "spherical_speed.json"
 SIZES = {21: (32, 64), 42: (64, 128), 85: (128, 256), 170: (256, 512)}
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 def peer_transforms(degree: int, dtype):

@@ -14,28 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, best
 
 BATCH, WIDTH, MODES, LAYERS = 4, 32, 24, 6
 NAMES = ("neuraloperator", "FNO", "T1")
 RESULTS = Path(__file__).parent / "results" / "t1_speed.json"
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-def best(step, rounds: int) -> float:
-    """Return the least CPU milliseconds of one call."""
-    step()
-    times = []
-    for _ in range(rounds):
-        start = cpu()
-        step()
-        times.append(1e3 * (cpu() - start))
-    return min(times)
 
 
 def model(name: str):

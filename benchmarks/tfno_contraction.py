@@ -16,17 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, cpu
 
 WIDTH, MODES, BATCH = 32, (32, 32), 2
 RANKS = (0.05, 0.42)
 RESULTS = Path(__file__).parent / "results" / "tfno_contraction.json"
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 def best(step, rounds: int = 8, repeats: int = 20) -> float:

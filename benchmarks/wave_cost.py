@@ -16,16 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import cpu
+from measuring import QUIET, cpu
 
 SIZES = (64, 128, 256)
 RESULTS = Path(__file__).parent / "results" / "wave_cost.json"
-QUIET = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-    "OMP_NUM_THREADS": "1",
-}
 CONTENDERS = ("newmark, splu", "ours, p1", "ours, q1", "ours, p1, variable speed", "ours, p1, batch of 16")
 
 
