@@ -100,6 +100,7 @@ def train(seed: int, updates: int, **arguments) -> ParticleStepper:
     torch.manual_seed(seed)
     model = SFBC(flows[0].particles.domain, 2, 1, hidden_channels=(16, 32, 32), **arguments)
     stepper = ParticleStepper.from_frames(model, flows)
+    stepper.support = None  # it takes that of the particles, so that both can be asked
     fit_particles(stepper, flows, ParticleOptions(steps=updates, unroll=3, lr=3e-3, noise=0.003, seed=seed))
     return stepper
 

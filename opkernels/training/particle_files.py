@@ -17,7 +17,7 @@ from opkernels.training.particles import ParticleStepper
 __all__ = ["load_stepper", "save_stepper"]
 
 _FORMAT = "opkernels particle stepper 1"
-_NUMBERS = ("dt", "velocity_scale", "acceleration_scale", "gravity", "position_gradients")
+_NUMBERS = ("dt", "velocity_scale", "acceleration_scale", "support", "gravity", "position_gradients")
 
 
 def save_stepper(stepper: ParticleStepper, path: Path | str) -> None:
@@ -70,7 +70,7 @@ def load_stepper(path: Path | str, *, device: torch.device | str | None = None) 
         domain = Domain.from_dict(header["domain"])
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn and overwritten
             model = SFBC(domain, **header["model"])
-        numbers = {name: header[name] for name in _NUMBERS}
+        numbers = {name: header[name] for name in _NUMBERS if name != "support" or name in header}  # older files have none
         stepper = ParticleStepper(model, **numbers, **_boundary(tensors, header, domain))
         weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
         model.to(next(iter(weights.values())).dtype).load_state_dict(weights)

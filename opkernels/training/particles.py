@@ -49,6 +49,9 @@ class ParticleStepper(nn.Module):
         Time between frames.
     velocity_scale, acceleration_scale : float
         U and A; `from_frames` measures them.
+    support : float, optional
+        Radius of the kernels on any number of particles, whatever the support of those it is given: with another radius the network is
+        another operator. By default that of the particles.
     gravity : sequence of float
         Known acceleration, applied as it is.
     boundary : ParticleSet, optional
@@ -71,6 +74,7 @@ class ParticleStepper(nn.Module):
         dt: float,
         velocity_scale: float = 1.0,
         acceleration_scale: float = 1.0,
+        support: float | None = None,
         gravity: Sequence[float] = (),
         boundary: ParticleSet | None = None,
         boundary_velocities: Tensor | None = None,
@@ -87,13 +91,15 @@ class ParticleStepper(nn.Module):
                 f"ParticleStepper got dt={dt}, velocity_scale={velocity_scale}, acceleration_scale={acceleration_scale}, "
                 f"gravity={tuple(gravity)}; give positive scales, and one acceleration for each of {d} axes"
             )
+        if support is not None and not support > 0:
+            raise ValueError(f"ParticleStepper got support={support}; give a positive radius, or none for that of the particles")
         if boundary is not None and boundary_velocities is not None and boundary_velocities.shape != boundary.positions.shape:
             raise ValueError(
                 f"ParticleStepper got boundary_velocities of shape {tuple(boundary_velocities.shape)} for {len(boundary)} wall particles; "
                 f"expected ({len(boundary)}, {d})"
             )
         self.model, self.dt, self.boundary, self.position_gradients = model, float(dt), boundary, position_gradients
-        self.boundary_velocities = boundary_velocities
+        self.boundary_velocities, self.support = boundary_velocities, support
         self.velocity_scale, self.acceleration_scale = float(velocity_scale), float(acceleration_scale)
         self.gravity = tuple(float(g) for g in gravity) or (0.0,) * d
 
@@ -108,8 +114,10 @@ class ParticleStepper(nn.Module):
         boundary_velocities: Tensor | None = None,
         position_gradients: bool = True,
     ) -> ParticleStepper:
-        """Build with the interval and the root mean squares of velocities and their changes of `frame_velocities`."""
-        dt = _interval(trajectories)
+        """Build with the interval, the support, and the root mean squares of velocities and their changes of `frame_velocities`."""
+        dt, support = _interval(trajectories), trajectories[0].particles.support
+        if any(abs(t.particles.support - support) > 1e-6 * support for t in trajectories):
+            raise ValueError("ParticleStepper got trajectories of particles with several supports; give those of one resolution")
         v = torch.stack([t.velocities.square().mean() for t in trajectories]).mean().sqrt()
         g = torch.tensor(tuple(gravity) or (0.0,) * model.domain.ndim, dtype=v.dtype)
         a = torch.stack([(t.velocities.diff(dim=0) / dt - g).square().mean() for t in trajectories]).mean().sqrt()
@@ -118,6 +126,7 @@ class ParticleStepper(nn.Module):
             dt=dt,
             velocity_scale=float(v),
             acceleration_scale=float(a),
+            support=support,
             gravity=gravity,
             boundary=boundary,
             boundary_velocities=boundary_velocities,
@@ -132,7 +141,7 @@ class ParticleStepper(nn.Module):
         Parameters
         ----------
         particles : ParticleSet
-            Where the particles are; their volumes are their masses over densities, as given.
+            Where the particles are, any number of them; their volumes are their masses over densities, as given.
         velocities : Tensor, (N, d)
         lists : VerletList, optional
             Reused over the steps of a rollout.
@@ -140,7 +149,8 @@ class ParticleStepper(nn.Module):
             Rotation of the frame of reference, which turns gravity and walls.
         """
         x, v = particles.positions, velocities
-        seen = particles if self.position_gradients else particles.replace(positions=x.detach())
+        support = particles.support if self.support is None else self.support
+        seen = particles.replace(positions=x if self.position_gradients else x.detach(), support=support)
         pairs = seen.neighbors() if lists is None else lists(x, support=seen.support, batch=seen.batch)
         f = torch.cat([torch.ones_like(v[:, :1]), v / self.velocity_scale], 1)
         a = self.acceleration_scale * self.model(f, seen, neighbors=pairs, **self._walls(seen, turn))

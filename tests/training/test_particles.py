@@ -9,6 +9,7 @@ from opkernels import Axis, Domain, ParticleSet
 from opkernels.datasets.particle_flows import PARTICLE_FLOWS, particle_flow
 from opkernels.evaluation.particles import compare_particles
 from opkernels.models import SFBC
+from opkernels.training.particle_files import load_stepper, save_stepper
 from opkernels.training.particles import (
     ParticleOptions,
     ParticleStepper,
@@ -192,6 +193,25 @@ def test_walls_and_gravity():
     assert (gliding(particles, v)[1] - after).norm() > 1e-6
     pair = ParticleSet.stack([particles, particles])
     torch.testing.assert_close(stepper(pair, torch.cat([v, v]))[1], torch.cat([after, after]), rtol=1e-10, atol=1e-12)
+
+
+def test_a_stepper_keeps_the_support_it_was_trained_with(flows, tmp_path):
+    """Finer particles come with the support of their solver; the network must stay the same operator."""
+    stepper, start, v = stepper_of(flows).double(), flows[0].particles, flows[0].velocities[0]
+    assert stepper.support == start.support
+    x, after = stepper(start, v)
+    narrow = start.replace(support=0.6 * start.support)
+    torch.testing.assert_close(stepper(narrow, v), (x, after), rtol=0, atol=0)
+    torch.testing.assert_close(stepper.rollout(narrow, v, 2), stepper.rollout(start, v, 2), rtol=0, atol=0)
+    save_stepper(stepper, tmp_path / "stepper.safetensors")
+    assert load_stepper(tmp_path / "stepper.safetensors").support == start.support
+    stepper.support = None
+    assert (stepper(narrow, v)[1] - after).norm() > 1e-6
+    mixed = [flows[0], dataclasses.replace(flows[1], particles=flows[1].particles.replace(support=0.6 * start.support))]
+    with pytest.raises(ValueError, match="several supports"):
+        ParticleStepper.from_frames(stepper.model, mixed)
+    with pytest.raises(ValueError, match="support=-1"):
+        ParticleStepper(stepper.model, dt=0.1, support=-1)
 
 
 def test_refusals(flows):
