@@ -19,7 +19,8 @@ compressed_wave.png and the table of docs/compressed.md show what there is. A ce
 
     OMP_NUM_THREADS=1 python paper_figs/compressed_wave.py [--folder runs/waves] [--cells dense cp] [--seeds 0 1 2] [--minutes M]
 
-`--table` only writes the stored numbers into the page.
+`--table` only writes the stored numbers into the page; `--full FILE` only makes the data of full_scale/compressed_wave.yaml, which takes
+eight gigabytes of memory.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from studies import complete, stored, write_between
 
 import opkernels as ok
 from opkernels.datasets.recipe import read_recipe
+from opkernels.datasets.recipe_files import load_data
 from opkernels.training import Options
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -40,6 +42,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "compressed.md"
 BEGIN = "<!-- waves: python paper_figs/compressed_wave.py --table -->"
 SIZES = {"train": (160, 0), "test": (64, 1)}  # samples, seed
 EPOCHS, BATCH = 10, 4
+FULL, FULL_SHAPE = load_data("wave_box") | {"samples": 1280, "times": {"start": 0, "stop": 1, "count": 33}}, (65, 65)
 CELLS = {
     "dense": {},
     "cp": {"factorization": "cp", "rank": 1 / 10},
@@ -60,6 +63,11 @@ def samples(folder, part):
     }
     waves = ok.generate(recipe, folder / f"{part}.nc", samples=count, seed=seed, workers=1).at(25, 25)
     return over_space_and_time(waves)
+
+
+def full_samples(path):
+    """Write the functions over (x, y, t) of full scale."""
+    over_space_and_time(ok.generate(FULL, path.with_name(f"{path.stem}_steps.nc")).at(*FULL_SHAPE)).save(path)
 
 
 def over_space_and_time(waves):
@@ -158,8 +166,12 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=math.inf, help="of CPU; no cell begins later")
     parser.add_argument("--table", action="store_true", help="write the stored numbers into docs/compressed.md only")
+    parser.add_argument("--full", type=Path, metavar="FILE", help="make the data of full_scale/compressed_wave.yaml only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.full:
+        full_samples(asked.full)
+        raise SystemExit
     result = stored(RESULTS) if asked.table else main(asked.folder, asked.cells, asked.seeds, asked.minutes)
     write_between(PAGE, BEGIN, markdown(result))
     draw(result, Path(__file__).with_suffix(".png"))

@@ -1,6 +1,7 @@
 """The headline claim of each paper behind the package: claimed, measured here at the scale of a laptop, and whether it holds.
 
 Every number is read from the file that its study or benchmark wrote; the verdict follows from the numbers by the condition beside it.
+Each row ends with links: the scripts that measured, and the configuration of the same comparison at the size of the paper.
 The table is written into docs/claims.md.
 
     python paper_figs/headlines.py          (reads paper_figs/*.json and benchmarks/results/*.json; takes no time)
@@ -31,6 +32,11 @@ def verdict(part, whole):
     return "holds" if whole else "in part" if part else "does not hold"
 
 
+def links(*paths):
+    """Return links from the page to files of the repository."""
+    return ", ".join(f"[{Path(path).name}](../{path})" for path in paths)
+
+
 def t1():
     speed = {row["n"]: row["ratio"]["neuraloperator"]["both"] for row in benchmark("t1_speed")}
     rows = study("t1_navier_stokes")
@@ -43,7 +49,8 @@ def t1():
         f"a training step {told} against neuraloperator's FNO of equal size; error at equal CPU time {ours:.3f}, "
         f"FNO {theirs:.3f}, but FNO on 20 x 20 samples, interpolated, {coarse:.3f}",
         verdict(fast or good, fast and good and ours <= coarse),
-        "`t1_navier_stokes.py`, `benchmarks/t1_speed.py`",
+        links("paper_figs/t1_navier_stokes.py", "benchmarks/t1_speed.py"),
+        links("paper_figs/full_scale/t1.yaml"),
     )
 
 
@@ -58,7 +65,8 @@ def mg_tfno():
         f"against the same backbone, {fewer:.0f}x fewer: {error['150x/500']:.3f} to {error['dense/500']:.3f} with 500 samples, "
         f"{error['150x/200']:.3f} to {error['dense/200']:.3f} with 200; 52x fewer: {error['50x/500']:.3f} with 500",
         verdict(better, half),
-        "`tfno_compression.py`",
+        links("paper_figs/tfno_compression.py"),
+        links("paper_figs/full_scale/mg_tfno.yaml"),
     )
 
 
@@ -72,7 +80,8 @@ def local_no():
         f"turbulence: {error['LocalNO']:.3f} for {error['FNO']:.3f}, {100 * gain:.0f} % lower with as many weights and steps; "
         f"FNO with as much CPU time {error['FNO, as long']:.3f}",
         verdict(gain > 0, gain >= 0.34),
-        "`local_no_turbulence.py`",
+        links("paper_figs/local_no_turbulence.py"),
+        links("paper_figs/full_scale/local_no.yaml"),
     )
 
 
@@ -90,7 +99,8 @@ def sfbc():
         "Fourier bases are the best of all",
         "from best to worst after 64 steps, " + "; ".join(told),
         verdict(any(first), all(first)),
-        "`sfbc_bases.py`",
+        links("paper_figs/sfbc_bases.py"),
+        links("paper_figs/full_scale/sfbc.yaml"),
     )
 
 
@@ -105,7 +115,8 @@ def factformer():
         "Kolmogorov flow at equal CPU time, error at 64 and 256: "
         + "; ".join(f"{name} {error[name]['64']:.2f}, {error[name]['256']:.2f}" for name in names),
         verdict(error["FactFormer"]["256"] < error["U-Net"]["256"], best == "FactFormer"),
-        "`factformer_kolmogorov.py`",
+        links("paper_figs/factformer_kolmogorov.py"),
+        links("paper_figs/full_scale/factformer.yaml"),
     )
 
 
@@ -119,14 +130,15 @@ def compressed_wave():
         "as accurate as dense convolutions, with fewer weights and less memory",
         f"{cp:.3f} for {dense:.3f} with {fewer:.1f}x fewer weights; memory of a prediction {held:.2f} of dense",
         verdict(cp <= 1.05 * dense, cp <= 1.05 * dense and held < 1),
-        "`compressed_wave.py`, `benchmarks/compressed_memory.py`",
+        links("paper_figs/compressed_wave.py", "benchmarks/compressed_memory.py"),
+        links("paper_figs/full_scale/compressed_wave.yaml"),
     )
 
 
 def table():
     """Return the table as Markdown."""
     rows = [family() for family in (t1, mg_tfno, local_no, sfbc, factformer, compressed_wave)]
-    lines = ["| paper | claimed | measured here | verdict | by |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| paper | claimed | measured here | verdict | by | full scale |", "| --- | --- | --- | --- | --- | --- |"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 

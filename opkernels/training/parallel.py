@@ -36,7 +36,7 @@ from opkernels.domains import Whole
 from opkernels.training.options import Distributed
 from opkernels.training.sharding import shard
 
-__all__ = ["Group", "join"]
+__all__ = ["Group", "join", "usable_device"]
 
 _PATIENCE = timedelta(minutes=10)  # for a process that hangs; one that ends is noticed at once
 
@@ -153,7 +153,7 @@ def join(device: str | torch.device | None = None, distributed: Distributed = Di
     ValueError
         If the device is unknown or absent, or the processes do not fill whole rows.
     """
-    chosen = _device(device)
+    chosen = usable_device(device)
     if not dist.is_available():
         return Group(0, 1, chosen)
     owner = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -182,7 +182,8 @@ def _split(domain: int, size: int, device: torch.device) -> Whole:
     return Split(process_mesh(domain=domain, device=device))
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Return a device by its name, by default CUDA where there is one (this process's own); refuse one that this machine lacks."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"

@@ -8,6 +8,7 @@ test: 4                         # seeds 100, 101, ...; of a file the last ones
 gravity: [0, -1]                # known acceleration, if there is one
 model: {n_harmonics: 2, hidden_channels: [16, 32, 32]}         # arguments of SFBC
 training: {steps: 2000, unroll: 3, lr: 3e-3, noise: 0.003}     # ParticleOptions
+device: cuda                    # by default the CPU
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from opkernels.datasets.particle_trajectories import open_particles
 from opkernels.models import SFBC
 from opkernels.particles import ParticleSet
 from opkernels.solvers.sph import ParticleTrajectory
+from opkernels.training.parallel import usable_device
 from opkernels.training.particles import ParticleOptions, ParticleStepper, fit_particles, frame_velocities
 
 __all__ = ["ParticleConfig", "as_yaml", "build_stepper", "read_particle_config", "train_particles"]
@@ -60,6 +62,8 @@ class ParticleConfig:
     training : ParticleOptions
     run_dir : str
         Where ``opkernels train`` keeps the run.
+    device : str, optional
+        Where the network is trained; by default the CPU.
     """
 
     flow: str = ""
@@ -73,6 +77,7 @@ class ParticleConfig:
     model: dict = field(default_factory=dict)
     training: ParticleOptions = field(default_factory=ParticleOptions)
     run_dir: str = ""
+    device: str | None = None
 
     def trajectories(self, part: str) -> list[ParticleTrajectory]:
         """Solve or read the flows of a part, "train" or "test", as a `ParticleStepper` sees them."""
@@ -145,7 +150,7 @@ def as_yaml(config: ParticleConfig) -> str:
 
 
 def build_stepper(config: ParticleConfig, flows: Sequence[ParticleTrajectory]) -> ParticleStepper:
-    """Return the untrained stepper of a configuration, with the scales and the walls of its training flows."""
+    """Return the untrained stepper of a configuration on its device, with the scales and the walls of its training flows."""
     first = flows[0]
     domain, d = first.particles.domain, first.particles.ndim
     torch.manual_seed(config.training.seed)
@@ -157,7 +162,8 @@ def build_stepper(config: ParticleConfig, flows: Sequence[ParticleTrajectory]) -
         walls["boundary"] = ParticleSet(first.walls, masses.expand(len(first.walls)), first.particles.support, domain)
         walls["boundary_velocities"] = first.wall_velocities
     model = SFBC(domain, 1 + d, d, boundary_channels=1 + d if walls else 0, **config.model)
-    return ParticleStepper.from_frames(model, flows, gravity=config.gravity, position_gradients=config.position_gradients, **walls)
+    stepper = ParticleStepper.from_frames(model, flows, gravity=config.gravity, position_gradients=config.position_gradients, **walls)
+    return stepper.to(usable_device(config.device or "cpu"))
 
 
 def train_particles(config: ParticleConfig) -> tuple[ParticleStepper, list[float]]:

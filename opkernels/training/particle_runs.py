@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from opkernels.storage import write_text
+from opkernels.training.parallel import usable_device
 from opkernels.training.particle_config import ParticleConfig, as_yaml, build_stepper, read_particle_config
 from opkernels.training.particle_files import load_stepper, save_stepper
 from opkernels.training.particles import ParticleStepper, fit_particles
@@ -47,11 +48,12 @@ def train_run(config: ParticleConfig, *, resume: bool = False, quiet: bool = Fal
     Raises
     ------
     ValueError
-        If the folder already holds a run and `resume` is false, or as `fit_particles`.
+        If the folder already holds a run and `resume` is false, the device is absent, or as `fit_particles`.
     """
     folder = Path(config.run_dir)
     if (folder / LAST).exists() and not resume:
         raise ValueError(f"{folder} already holds a run; add --resume to go on with it, or choose another folder with run_dir=NAME")
+    usable_device(config.device or "cpu")  # before the flows are solved
     flows = config.trajectories("train")
     stepper = build_stepper(config, flows)
     write_text(folder / "config.yaml", as_yaml(config))

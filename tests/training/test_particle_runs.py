@@ -148,3 +148,11 @@ def test_mistakes_are_told(folder, tmp_path, capsys):
     stepper = ParticleStepper.from_frames(SFBC(flows[0].particles.domain, 2, 1, hidden_channels=(4,)), flows)
     with pytest.raises(ValueError, match="got 0 steps"):
         roll_out(stepper, flows[0], 0)
+
+
+def test_a_device_that_is_absent_is_refused_before_any_flow_is_solved(tmp_path, monkeypatch):
+    monkeypatch.setattr(ParticleConfig, "trajectories", lambda *_: pytest.fail("flows were solved"))
+    config = ParticleConfig(flow="compressible", device="cuda:99", run_dir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="cannot use the device 'cuda:99'"):
+        train_run(config)
+    assert not (tmp_path / "run").exists()
