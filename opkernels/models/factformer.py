@@ -76,6 +76,8 @@ class FactFormer(Backbone):
     torch.Size([2, 16, 32, 48])
     """
 
+    takes_split_fields = False  # over processes
+
     def __init__(
         self,
         domain: Domain,

@@ -92,6 +92,7 @@ class T1(nn.Module):
     torch.Size([2, 1, 5])
     """
 
+    takes_split_fields = False  # over processes
     mask: Tensor | None
     scale: Tensor
 

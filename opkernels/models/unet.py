@@ -76,6 +76,8 @@ class UNet(nn.Module):
     torch.Size([2, 1, 33, 48])
     """
 
+    takes_split_fields = False  # over processes
+
     def __init__(
         self,
         domain: Domain,

@@ -85,8 +85,10 @@ def prepare(
         Whatever does not fit, before anything is trained or written.
     """
     train, held = _hold_out(data, validation)
-    grid = train.grid if split.size == 1 else replace(train.grid, split=split)
     _check_domain(model, train, held)
+    if split.size > 1:
+        _check_split(model, train.domain, shifts)
+    grid = train.grid if split.size == 1 else replace(train.grid, split=split)
     if regime is None:
         regime = "direct" if train.n_times == 1 else "one_step"
     regime = Regime(regime) if isinstance(regime, str) else regime
@@ -95,8 +97,6 @@ def prepare(
     fields = (*inputs, *(name for name in outputs if name not in inputs))
     if shifts and not any(axis.periodic for axis in grid.domain.axes):
         raise ValueError("shifts=True needs a periodic axis, and this domain has none; leave it out")
-    if split.size > 1:
-        _check_split(model, shifts)
     names = _choose_parameters(model, train, parameters)
     scaling = ParameterScaling.fit({name: train.parameters[name] for name in names})
     examples = Examples(train, fields, dtype, device, split).cached(memory)
@@ -174,8 +174,14 @@ def _check_domain(model: nn.Module, train: Trajectories, held: Trajectories | No
         )
 
 
-def _check_split(model: nn.Module, shifts: bool) -> None:
-    """Refuse what needs whole fields."""
+def _check_split(model: nn.Module, domain: Space, shifts: bool) -> None:
+    """Refuse what needs whole fields, before any data are read."""
+    if isinstance(domain, Sphere):
+        raise ValueError("fields on a sphere are not split over processes; leave out distributed.domain")
+    if not getattr(model, "takes_split_fields", True):
+        raise ValueError(
+            f"{type(model).__name__} needs whole fields; leave out distributed.domain, or take FNO, FFNO, TFNO, MGTFNO or LocalNO"
+        )
     if "grid" not in inspect.signature(model.forward).parameters:
         raise ValueError(
             f"{type(model).__name__}.forward takes no grid, and cannot know that its field is split; leave out distributed.domain"

@@ -19,6 +19,7 @@ import torch
 
 import opkernels as ok
 from opkernels.cli import main
+from opkernels.domains import Whole
 from opkernels.training import Distributed, Options, read_config
 from opkernels.training.checkpoint import holds_checkpoint
 
@@ -202,6 +203,7 @@ COMMAND = """
 import os, signal, sys
 from pathlib import Path
 from opkernels.cli import main
+from opkernels.domains import Whole
 from opkernels.training.run import Run
 
 epoch = Run._epoch
@@ -245,6 +247,7 @@ def test_what_does_not_fit_is_refused():
     from opkernels.training.parallel import Group, _split
     from opkernels.training.prepare import _check_split
 
+    line = ok.Domain.periodic(1.0)
     assert (
         read_config({"data": {"path": "a.nc"}, "model": {"name": "FNO", "n_modes": [4]}, "distributed": {"domain": 2}}).distributed.domain
         == 2
@@ -258,7 +261,34 @@ def test_what_does_not_fit_is_refused():
         _split(3, 4, torch.device("cpu"))
     assert Options(distributed=Distributed(2, True)).distributed.sharded
     with pytest.raises(ValueError, match="Linear.forward takes no grid, and cannot know that its field is split"):
-        _check_split(torch.nn.Linear(1, 1), False)
+        _check_split(torch.nn.Linear(1, 1), line, False)
     with pytest.raises(ValueError, match="shifts=True moves samples from one process to another"):
-        _check_split(ok.models.FNO(ok.Domain.periodic(1.0), 1, 1, n_modes=(2,), hidden_channels=2), True)
+        _check_split(ok.models.FNO(line, 1, 1, n_modes=(2,), hidden_channels=2), line, True)
     assert Group(0, 1, torch.device("cpu")).wrap(module := torch.nn.Linear(1, 1)) is module
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda d: ok.models.T1(d, 1, 1, n_modes=(3, 3), hidden_channels=2, n_layers=1), "T1 needs whole fields; leave out"),
+        (lambda d: ok.models.UNet(d, 1, 1, hidden_channels=2, n_layers=1), "UNet needs whole fields; .* or take FNO, FFNO"),
+        (lambda d: ok.models.FactFormer(d, 1, 1, hidden_channels=4, n_layers=1, bandwidth=2), "FactFormer needs whole fields"),
+        (lambda d: ok.models.SFNO(ok.Sphere(), 1, 1, n_modes=2, hidden_channels=2, n_layers=1), "fields on a sphere are not split over"),
+    ],
+    ids=["T1", "UNet", "FactFormer", "SFNO"],
+)
+def test_a_model_that_needs_whole_fields_is_refused_before_any_data_are_read(build, message, monkeypatch):
+    from opkernels.training.prepare import prepare
+
+    model = build(ok.Domain.periodic(1.0, 1.0))
+    data = ok.Trajectories.from_arrays({"u": torch.zeros(3, 4, 8, 16)}, model.domain, times=range(4))
+    monkeypatch.setattr(ok.Trajectories, "read", lambda *_, **__: pytest.fail("data were read"))
+    rest = dict.fromkeys(("inputs", "outputs", "parameters", "regime", "target", "memory"))
+    with pytest.raises(ValueError, match=message):
+        prepare(model, data, validation=0.0, shifts=False, dtype=torch.float32, device=torch.device("cpu"), split=Halves(), **rest)
+
+
+class Halves(Whole):
+    """How a field is held of which this process has a half."""
+
+    size = 2
