@@ -60,20 +60,28 @@ def canonical(tensor: Tensor, rank: int) -> list[Tensor]:
     factors = [torch.randn(n, rank, generator=generator, dtype=tensor.dtype) for n in tensor.shape]
     axes, size, last = "abcde"[: tensor.ndim], torch.linalg.vector_norm(tensor), math.inf
     for sweep in range(1000):
-        for a, axis in enumerate(axes):
+        for a in range(tensor.ndim):
             others = [b for b in range(tensor.ndim) if b != a]
             for b in others:
                 factors[b] = F.normalize(factors[b], dim=0)
-            terms = ",".join(f"{axes[b]}r" for b in others)
             gram = math.prod((factors[b].T @ factors[b] for b in others), start=torch.ones((), dtype=tensor.dtype))
-            product = torch.einsum(f"{axes},{terms}->{axis}r", tensor, *(factors[b] for b in others))
-            factors[a] = product @ torch.linalg.pinv(gram, rtol=1e-14, hermitian=True)
+            factors[a] = _contracted(tensor, factors, others) @ torch.linalg.pinv(gram, rtol=1e-14, hermitian=True)
         if sweep % 20 == 19:
             left = torch.linalg.vector_norm(tensor - torch.einsum(f"{','.join(f'{c}r' for c in axes)}->{axes}", *factors)) / size
             if left < 1e-14 or left > (1 - 1e-5) * last:
                 break
             last = left
     return factors
+
+
+def _contracted(tensor: Tensor, factors: Sequence[Tensor], others: Sequence[int]) -> Tensor:
+    """Return the sum over the other axes of the tensor times their factors, (n, R): pair by pair, for the search for a path costs more."""
+    left = "abcde"[: tensor.ndim]
+    for b in sorted(others, key=lambda b: -tensor.shape[b]):
+        axis, before = "abcde"[b], left
+        left = left.replace(axis, "").removesuffix("r") + "r"
+        tensor = torch.einsum(f"{before},{axis}r->{left}", tensor, factors[b])
+    return tensor
 
 
 def tensor_train(tensor: Tensor, ranks: Sequence[int]) -> list[Tensor]:
