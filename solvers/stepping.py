@@ -14,7 +14,8 @@ where N_s is the last stage and d = (3/5) b_s: the difference to an embedded thi
 costs nothing. It is of size h⁴, as is the error of the fourth-order result it steers. A stretch that
 breaks a demand is taken again with a smaller step. All samples of a batch share the step, the
 smallest that any of them needs; results for other batches differ within the tolerance. With a given
-`dt` nothing is adapted, and a sample's result does not depend on its batch but for round-off.
+`dt` nothing is adapted but blow-ups are looked for every fifty steps, and a sample's result does not depend on its batch but for
+round-off.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -32,7 +34,9 @@ from opkernels.solvers.tables import AdamsBashforth, RungeKutta, Terms
 
 __all__ = ["Problem", "SolverError", "evolve", "phi"]
 
-_STRETCH = 10  # steps between two looks from the host
+_STRETCH = 10  # steps between two looks from the host, and in a checkpoint
+_BLIND = 50  # steps between two looks where the only question is whether the numbers are finite
+_FEW = 2048  # complex numbers that are multiplied in less time than a call takes
 _SAFETY = 0.9
 _CAUTION = 1000  # a forcing in time begins with so many steps to the first requested time
 _TOLERANCE = 3e-7
@@ -105,57 +109,50 @@ def _phis(last: int, z: Tensor) -> list[Tensor]:
     return values
 
 
-class _Coefficients:
-    """The coefficients of a table for one problem, one step h and one dtype of the state.
+@functools.lru_cache(maxsize=64)
+def _plan(table: RungeKutta | AdamsBashforth) -> tuple[list[Terms], list[float], np.ndarray]:
+    """Return the different coefficients of a table, the c in them, and the weights of the φ_k(c z): (coefficients, c, k)."""
+    one_step = table.starter if isinstance(table, AdamsBashforth) else table
+    rows = [*one_step.stages, one_step.weights, (one_step.estimate,)]
+    if isinstance(table, AdamsBashforth):
+        rows += [table.weights, table.estimate]
+    entries = list(dict.fromkeys(terms for row in rows for terms in row if any(c for _, _, c in terms)))
+    nodes = sorted({*one_step.nodes[1:], 1.0} | {c for terms in entries for _, _, c in terms})
+    weights = np.zeros((len(entries), len(nodes), 1 + max(k for terms in entries for _, k, _ in terms)))
+    for i, terms in enumerate(entries):
+        for weight, k, c in terms:
+            weights[i, nodes.index(c), k] += weight
+    return entries, nodes, weights
 
-    Where the symbol is real they multiply both parts of a complex state, which is then worked on as
-    pairs of real numbers: `view` and `unview` change between the two.
+
+class _Coefficients:
+    """The coefficients of a table for one problem, one step h and one dtype of the state: one product with all φ-functions.
+
+    Where the symbol is real they multiply both parts of a complex state. A large one is worked on as pairs of real numbers,
+    which is less work; `view` and `unview` change between the two.
     """
 
-    def __init__(self, symbol: Tensor, h: float, state: Tensor):
-        self.z, self.h = symbol * h, h
-        self.pairs = state.is_complex() and not symbol.is_complex()
-        self.dtype = state.dtype if symbol.is_complex() else state.real.dtype
-        self.phis: dict[float, list[Tensor]] = {}
-        self.decays: dict[float, Tensor | float] = {}
-        self.rows: dict[tuple[Terms, ...], list[Tensor | float | None]] = {}
-
-    def row(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
-        """Return h Σ weight φ_k(c z) for each entry of a row; a plain number where z has no part in it, None for zero."""
-        if row not in self.rows:
-            self.rows[row] = self._build(row)
-        return self.rows[row]
-
-    def _build(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
-        """One product of the weights (entries, functions) with the φ-functions (functions, *shape of z)."""
-        functions = sorted({(k, c) for terms in row for _, k, c in terms})
-        if all(k == 0 and c == 0 for k, c in functions):
-            return [self.h * sum(w for w, _, _ in terms) if terms else None for terms in row]
-        weights = [[self.h * sum(w for w, *f in terms if tuple(f) == function) for function in functions] for terms in row]
-        phis = torch.stack([self._phi(k, c) for k, c in functions])
-        products = self._cast(torch.tensordot(torch.tensor(weights, device=phis.device, dtype=phis.dtype), phis, 1))
-        values: list[Tensor | float | None] = list(products)
-        for i, terms in enumerate(row):
-            if not terms:
-                values[i] = None
-            elif all(k == 0 and c == 0 for _, k, c in terms):
-                values[i] = self.h * sum(w for w, _, _ in terms)
-        return values
+    def __init__(self, table: RungeKutta | AdamsBashforth, symbol: Tensor, h: float, state: Tensor):
+        self.h = h
+        self.pairs = state.is_complex() and not symbol.is_complex() and state.numel() > _FEW
+        self.dtype = state.real.dtype if self.pairs else state.dtype
+        entries, nodes, weights = _plan(table)
+        phis = torch.stack(_phis(weights.shape[-1] - 1, torch.stack([c * h * symbol for c in nodes])), dim=1)
+        values = torch.tensordot(torch.tensor(h * weights, dtype=phis.dtype, device=phis.device), phis, 2)
+        self.values = dict(zip(entries, self._cast(values), strict=True))
+        self.decays = dict(zip(nodes, self._cast(phis[:, 0]), strict=True))
 
     def _cast(self, value: Tensor) -> Tensor:
         value = value.to(self.dtype)
         return value[..., None].expand(*value.shape, 2).contiguous() if self.pairs else value  # one real factor for both parts
 
-    def _phi(self, k: int, c: float) -> Tensor:
-        if len(self.phis.get(c, ())) <= k:
-            self.phis[c] = _phis(4 if k else 0, c * self.z)
-        return self.phis[c][k]
+    def row(self, row: tuple[Terms, ...]) -> list[Tensor | float | None]:
+        """Return h Σ weight φ_k(c z) for each entry of a row; a plain number where z has no part in it, None for zero."""
+        return [self.values.get(terms, self.h * sum(weight for weight, _, _ in terms) if terms else None) for terms in row]
 
     def decay(self, c: float) -> Tensor | float:
         """Return φ_0(c z), which propagates a view; 1 for c = 0."""
-        if c not in self.decays:
-            self.decays[c] = self._cast(self._phi(0, c)) if c else 1.0
-        return self.decays[c]
+        return self.decays[c] if c else 1.0
 
     def view(self, state: Tensor) -> Tensor:
         """Return a state as the coefficients multiply it."""
@@ -246,7 +243,9 @@ def _stretch(
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.detach().flatten(1), dim=1) if x.ndim > 1 else x.detach().abs()
+    """Return the norm of each sample, (B,)."""
+    x = torch.view_as_real(x.detach()) if x.is_complex() else x.detach()  # several times cheaper than of complex numbers
+    return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
 
 
 class _Loop:
@@ -260,6 +259,7 @@ class _Loop:
         self.worst = 0  # sample of the largest error
         self.known: dict[float, _Coefficients] = {}
         self.checkpointed = torch.is_grad_enabled() and (state.requires_grad or problem.symbol.requires_grad)
+        self.stretch = _STRETCH if dt is None or self.checkpointed else _BLIND
         if dt is None:
             self.rate = self._rate(state)
 
@@ -269,11 +269,11 @@ class _Loop:
 
     def coefficients(self, h: float) -> _Coefficients:
         if self.problem.symbol.requires_grad:  # a checkpoint must find the tables built, or not built, twice alike
-            return _Coefficients(self.problem.symbol, h, self.state)
+            return _Coefficients(self.table, self.problem.symbol, h, self.state)
         if h not in self.known:
             if len(self.known) >= 8:
                 self.known.pop(next(iter(self.known)))
-            self.known[h] = _Coefficients(self.problem.symbol, h, self.state)
+            self.known[h] = _Coefficients(self.table, self.problem.symbol, h, self.state)
         return self.known[h]
 
     def advance(self, start: float, end: float) -> Tensor:
@@ -281,7 +281,7 @@ class _Loop:
         done, left = start, self._split(end - start)
         h = (end - start) / left
         while left:
-            n = min(left, _STRETCH)
+            n = min(left, self.stretch)
             good, result = self._try(done, h, n)
             if good:
                 left -= n
@@ -327,7 +327,7 @@ class _Loop:
             error, *result = run(self.state, *past)
         size = _norm(result[0])
         if self.dt is not None:
-            return bool(torch.isfinite(size).all()), tuple(result)
+            return math.isfinite(size.sum().item()), tuple(result)
         relative = (_norm(error) / size.clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(nan=math.inf)
         with torch.no_grad():
             numbers = torch.stack([*relative.max(dim=0), self.problem.rate(result[0].detach()).max()], dim=0)

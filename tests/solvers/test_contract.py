@@ -122,7 +122,7 @@ def test_steps_run_on_another_device_without_a_look_from_the_host(name):
         else:
             problem = solver._bind(solver.domain.grid(*case.shape), u0)
             state, table = problem.encode(u0), METHODS[solver.method]
-            _, end, *_ = _stretch(table, problem, lambda: _Coefficients(problem.symbol, 0.01, state), 0.0, 3, True, state)
+            _, end, *_ = _stretch(table, problem, lambda: _Coefficients(table, problem.symbol, 0.01, state), 0.0, 3, True, state)
             assert problem.rate(end).shape == (2,)
             out = problem.decode(end)
             assert out.shape == u0.shape and out.dtype == u0.dtype

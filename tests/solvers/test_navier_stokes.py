@@ -39,7 +39,8 @@ def random_field(shape=(24, 30), batch=2, **options):
     [*((taylor_green, method) for method in METHODS), *((manufactured_vorticity, method) for method in ("IFRK4", "ETDRK4", "IFAB4"))],
 )
 def test_temporal_order(problem, method):
-    start = {"IFRK4": 10, "ETDRK4": 10, "ETDRK4B": 10, "ETDAB4": 40}.get(method, 20)
+    # ETDAB4 from 80 on: with 40 steps h rate = 0.75 is beyond its limit of 0.43, and round-off of 1e-16 grows to a third of the error
+    start = {"IFRK4": 10, "ETDRK4": 10, "ETDRK4B": 10, "ETDAB4": 80}.get(method, 20)
     steps = [start * 2**i for i in range(5)]
     errors = [problem().error(method, steps=n) for n in steps]
     assert_order([2.0 / n for n in steps], errors, METHODS[method].order)
@@ -299,7 +300,7 @@ def test_steps_run_on_another_device_without_a_look_from_the_host(table):
         problem = solver._bind(TORUS.grid(32, 24), w)
         state = problem.encode(w)
         with torch.no_grad():
-            _, out, *_ = _stretch(table, problem, lambda: _Coefficients(problem.symbol, 0.01, state), 0.0, 6, True, state)
+            _, out, *_ = _stretch(table, problem, lambda: _Coefficients(table, problem.symbol, 0.01, state), 0.0, 6, True, state)
         decoded = problem.decode(out)
         assert decoded.device.type == "cuda"
         assert decoded.dtype == torch.float32
