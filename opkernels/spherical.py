@@ -251,8 +251,9 @@ class Harmonics:
         with _exact(x):
             rows = torch.view_as_real(torch.fft.rfft(x.reshape(-1, *x.shape[-2:]), norm="forward")[..., :size])
             z = _full_product(rows.permute(2, 0, 3, 1).reshape(size, -1, nlat), weighted)  # (m, columns, l)
-        z = torch.view_as_complex(z.view(size, -1, 2, size).permute(1, 0, 3, 2).contiguous())
-        return z.view(*x.shape[:-2], size, size).mT
+        # not a view as complex: torch 2.13 cannot hand slices of those from one compiled graph to the next where sizes vary
+        z = torch.complex(*z.view(size, -1, 2, size).transpose(0, 1).unbind(2))
+        return z.reshape(*x.shape[:-2], size, size).mT
 
     def _synthesize_small(self, z: Tensor, grid: SphereGrid) -> Tensor:
         size, (nlat, nlon) = self.degree + 1, grid.shape

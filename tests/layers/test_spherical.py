@@ -205,10 +205,12 @@ def test_state_and_fake_cuda(name):
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
-def test_compiles(name):
-    layer, grid = built(name), Sphere().grid(12, 24)
-    x = torch.randn(2, 2, 12, 24)
-    torch.testing.assert_close(torch.compile(layer, backend="aot_eager")(x, grid), layer(x, grid), rtol=0, atol=1e-5)
+def test_compiles_for_several_shapes(name):
+    layer = built(name)
+    compiled = torch.compile(layer, backend="aot_eager")
+    for batch, nlat, nlon in ((2, 8, 16), (3, 9, 20)):  # of fewer degrees than the layer's: their number varies too
+        x, grid = torch.randn(batch, 2, nlat, nlon), Sphere().grid(nlat, nlon)
+        torch.testing.assert_close(compiled(x, grid), layer(x, grid), rtol=0, atol=1e-5)
 
 
 # -- local integrals
