@@ -48,6 +48,11 @@ def test_divergence_is_dated(model, step):
     assert f"3 of 3 runs left the range of the truth, the first at time {0.5 * step:g}" in rollout_summary(run)
 
 
+def test_a_truth_that_grows_takes_its_range_along():
+    run = long_rollout(heat_surrogate(HeatStep(diffusivity=-0.5)), heat_data(diffusivity=-0.5))
+    assert (run.rms_truth.isel(time=-1) > 20 * run.rms_truth.isel(time=0)).all() and np.isinf(run.lost_at).all()
+
+
 def test_fields_of_unlike_units_are_told_apart():
     step = HeatStep([[[0.01]], [[2.0]]], diffusivity=0.0)
     run = long_rollout(heat_surrogate(step), unlike_data(diffusivity=0.0), 4)
