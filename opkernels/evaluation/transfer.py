@@ -6,7 +6,8 @@ a killed table goes on where it stopped and a new row costs only its own cells. 
 not made for, say) leaves its reason in place of numbers, and is asked again by the next call.
 
 With a budget in CPU minutes, the time of a few training steps is measured first and the number of epochs follows; a
-learning-rate schedule then ends where the budget does. What was really spent is in the cell.
+learning-rate schedule then ends where the budget does. What was really spent is in the cell. Where a GPU computes, seconds are those
+of the clock.
 """
 
 from __future__ import annotations
@@ -351,9 +352,9 @@ def compute(cell: Cell, base: Path) -> dict:
     resumed = (folder / LAST).exists()
     epochs = _epochs(cell, splits.train, base, folder if resumed else None)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    start = time.process_time()
+    start = _clock(config)
     train(config, base=base, resume=resumed, quiet=True)
-    seconds = time.process_time() - start
+    seconds = _clock(config) - start
     surrogate = _load(config, splits.train, base)
     return {
         "digest": cell.digest,
@@ -364,7 +365,7 @@ def compute(cell: Cell, base: Path) -> dict:
         "parameters": sum(p.numel() for p in surrogate.model.parameters() if p.requires_grad),
         "epochs": epochs,
         "cpu_seconds": None if resumed else seconds,
-        "seconds_per_sample": _seconds_per_sample(surrogate, splits.train),
+        "seconds_per_sample": _seconds_per_sample(surrogate, splits.train, config),
         "coverage": cell.coverage,
         "errors": _errors(cell, surrogate, base),
     }
@@ -384,9 +385,10 @@ def _refusal(cell: Cell, data: Trajectories, base: Path) -> str | None:
 def _load(config: Config, data: Trajectories, base: Path) -> Surrogate:
     from opkernels.surrogate import load
     from opkernels.training.build import build_model
+    from opkernels.training.parallel import usable_device
 
     own = build_model(config, data, config.training.seeds[0], base) if "." in config.model.name else None
-    return load(config.run_dir) if own is None else load(config.run_dir, own)
+    return load(config.run_dir, own, device=usable_device(config.training.device))
 
 
 def _epochs(cell: Cell, data: Trajectories, base: Path, begun: Path | None) -> int:
@@ -414,12 +416,12 @@ def _epochs(cell: Cell, data: Trajectories, base: Path, begun: Path | None) -> i
 
 
 def _trial(cell: Cell, model, data: Trajectories, epochs: int) -> float:
-    """Return the CPU seconds of so many epochs on a copy of the model."""
+    """Return the seconds of so many epochs on a copy of the model."""
     from opkernels.training.build import regime_of
     from opkernels.training.loop import fit
 
     t = cell.config.training
-    start = time.process_time()
+    start = _clock(cell.config)
     fit(
         copy.deepcopy(model),
         data,
@@ -436,18 +438,25 @@ def _trial(cell: Cell, model, data: Trajectories, epochs: int) -> float:
         device=t.device,
         quiet=True,
     )
-    return time.process_time() - start
+    return _clock(cell.config) - start
 
 
-def _seconds_per_sample(surrogate: Surrogate, data: Trajectories) -> float:
-    """Return the CPU seconds of one prediction at the training resolution, the median of five batches of up to eight."""
+def _clock(config: Config) -> float:
+    """Return seconds of CPU time; where a GPU computes, whose work the CPU need not wait for, seconds of the clock."""
+    from opkernels.training.parallel import usable_device
+
+    return time.process_time() if usable_device(config.training.device).type == "cpu" else time.perf_counter()
+
+
+def _seconds_per_sample(surrogate: Surrogate, data: Trajectories, config: Config) -> float:
+    """Return the seconds of one prediction at the training resolution, the median of five batches of up to eight."""
     x = data.read(slice(0, min(8, len(data))), range(surrogate.window), fields=surrogate.inputs).flatten(1, 2)
     p = {name: data.parameters[name][: len(x)] for name in surrogate.parameter_names} or None
     took = []
     for _ in range(6):
-        start = time.process_time()
-        surrogate.predict(x, parameters=p)
-        took.append((time.process_time() - start) / len(x))
+        start = _clock(config)
+        surrogate.predict(x, parameters=p)  # comes back to the CPU, and so is complete
+        took.append((_clock(config) - start) / len(x))
     return sorted(took[1:])[2]
 
 

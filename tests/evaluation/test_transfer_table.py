@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 import opkernels as ok
 from opkernels.cli import main
 from opkernels.evaluation.tables import percent
-from opkernels.evaluation.transfer import read_transfer_config, transfer_cells
+from opkernels.evaluation.transfer import _clock, read_transfer_config, transfer_cells
 from opkernels.evaluation.transfer_table import collect, markdown
+from opkernels.training.config import read_config
 from opkernels.training.prepare import split_samples
 
 
@@ -223,3 +225,11 @@ def test_a_table_without_coverage_keeps_the_cells_it_had(data, tmp_path):
         plain["config"].pop("run_dir")
         del plain["coverage"]
         assert cell.digest == hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def test_where_a_gpu_computes_seconds_are_those_of_the_clock(monkeypatch):
+    monkeypatch.setattr("opkernels.training.parallel.usable_device", torch.device)
+    for device, clock in (("cpu", time.process_time), ("cuda", time.perf_counter)):
+        config = read_config({"data": {"path": "a.nc"}, "model": {"n_modes": [4]}, "training": {"device": device}})
+        before = clock()
+        assert before <= _clock(config) <= clock()
