@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import assert_order
+from helpers import assert_order, band_limited
 
+from opkernels import Domain
+from opkernels.solvers import KuramotoSivashinsky, stepping
 from opkernels.solvers.stepping import SolverError, evolve, phi
 from opkernels.solvers.tables import AB3, AB4, ETDRK4, ETDRK4B, IFRK4, METHODS, RungeKutta
 
@@ -184,3 +186,26 @@ def test_history_survives_requested_times():
     once = run(problem, u0, [4.0], dt=0.0625, table=AB4)
     cut = run(problem, u0, [0.0625 * k for k in range(1, 65)], dt=0.0625, table=AB4)
     assert (once[:, -1] - cut[:, -1]).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [63, 64])
+@pytest.mark.parametrize("method", ["ETDRK4B", "ETDAB4"])
+def test_pairs_of_a_large_state_give_what_complex_numbers_give(method, n, dtype):
+    """Only a state of many numbers is worked on as pairs: 80 samples are, one is not; no operation of the two rounds differently."""
+    solver = KuramotoSivashinsky(Domain.periodic(22.0), method=method)
+    u0 = band_limited((n,), batch=80, dtype=dtype)
+    u = solver.solve(u0, [1.0], dt=0.05)
+    for i in (0, 79):
+        alone = solver.solve(u0[i : i + 1], [1.0], dt=0.05)
+        assert (alone - u0[i]).norm() > 0.1 * alone.norm()
+        assert (u[i] - alone[0]).norm() <= 10 * torch.finfo(dtype).eps * alone.norm()
+
+
+@pytest.mark.parametrize("method", ["ETDRK4B", "ETDAB4"])
+def test_steps_between_looks_change_no_bit(method, monkeypatch):
+    solver = KuramotoSivashinsky(Domain.periodic(22.0), method=method)
+    u0 = band_limited((32,), batch=2)
+    once = solver.solve(u0, [1.0], dt=0.05)
+    monkeypatch.setattr(stepping, "_BLIND", 7)
+    assert torch.equal(solver.solve(u0, [1.0], dt=0.05), once)
