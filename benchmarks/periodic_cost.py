@@ -6,8 +6,9 @@ scheme (ETDRK4) compiled by XLA, all steps in one scan, its compilation and the 
 `solve` with its default scheme. The error is the relative L2 norm against the same equation solved with tiny steps. Each contender
 runs in its own process on one thread, in turn; time is CPU time (user and system), the best of the rounds, interpolated to 1e-6.
 
-At batch 1 a step of ours costs what its calls of torch cost, about 40 µs whatever the grid: 32 samples of 64 points take only a
-quarter more than one. XLA runs the whole scan as one program, and is the cheaper for single samples of KS.
+At batch 1 a step of ours costs what its calls of torch cost, about 25 µs whatever the grid: 32 samples of 64 points take only half
+as much again as one; what comes before the steps costs about 1 ms. XLA runs the whole scan as one program, and is the
+cheaper for a single sample of 64 points.
 
 Run: python benchmarks/periodic_cost.py [--peer PYTHON]     (writes benchmarks/results/periodic_cost.json)
 
