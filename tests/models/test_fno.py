@@ -226,7 +226,7 @@ def test_exports_with_dynamic_batch_and_shape(model):
         torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=1e-5)
 
 
-SHAPES = ((2, 2, 16, 24), (3, 2, 20, 20), (1, 2, 15, 33))
+SHAPES = ((2, 2, 16, 24), (3, 2, 20, 20), (4, 2, 15, 33))  # a batch of one would be a program of its own
 
 
 @pytest.fixture
@@ -239,13 +239,16 @@ def compiler():
 
 
 def test_traces_in_one_graph_at_three_shapes_with_the_same_gradients(compiler):
-    net = built(n_layers=1)
-    compiled = compiler(net, fullgraph=True, backend="aot_eager")
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    net, counter = built(n_layers=1), CompileCounterWithBackend("aot_eager")
+    compiled = compiler(net, fullgraph=True, backend=counter)
     for shape in SHAPES:
         x = torch.randn(shape)
         got, wanted = (torch.autograd.grad(f(x).square().sum(), list(net.parameters())) for f in (compiled, net))
         for one, other in zip(got, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert counter.frame_count == 2, "the program of the second shape serves all"
 
 
 def test_padded_models_trace_in_one_graph(compiler):
