@@ -56,6 +56,7 @@ OVERRIDES = arg("overrides", nargs="*", metavar="key=value", help="change a valu
 RUN = (
     arg("run", metavar="RUN", help="the folder of a run"),
     arg("--config", metavar="FILE", help="the configuration it was trained with, where that names your own model"),
+    arg("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU where there is one)"),
 )
 TRUTH = (
     arg("--data", metavar="FILE", help="a dataset to compare with (default: the one it was trained on)"),

@@ -24,12 +24,12 @@ __all__ = ["run_certify", "run_evaluate", "run_rollout"]
 
 
 def run_certify(arguments: argparse.Namespace) -> int:
-    """Run ``opkernels certify RUN``: 0 where the model passed, 1 where not. ``arguments``: run, config, tolerance, single."""
+    """Run ``opkernels certify RUN``: 0 where the model passed, 1 where not. ``arguments``: run, config, device, tolerance, single."""
     import torch
 
     from opkernels.evaluation.certify import certify
 
-    surrogate, _ = _load(Path(arguments.run), arguments.config)[0]
+    surrogate, _ = _load(arguments)[0]
     # As the model sees them: half a standard deviation from the mean. At the mean their weights would not act.
     parameters = torch.full((1, len(surrogate.parameter_names)), 0.5) if surrogate.parameter_names else None
     report = certify(
@@ -45,13 +45,13 @@ def run_certify(arguments: argparse.Namespace) -> int:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """Run ``opkernels evaluate RUN``: ``arguments`` has run, resolution, data, part, samples, steps, coverage, output, config."""
+    """Run ``opkernels evaluate RUN``: ``arguments`` has run, resolution, data, part, samples, steps, coverage, output, config, device."""
     from opkernels.evaluation.evaluate import evaluate, parse_resolution
     from opkernels.evaluation.plots import plot_error_by_resolution, plot_error_by_time, save_figure
     from opkernels.evaluation.tables import coverage_table, error_table
     from opkernels.evaluation.uncertainty import measure_coverage
 
-    runs = _load(Path(arguments.run), arguments.config)
+    runs = _load(arguments)
     surrogate, config = runs[0]
     data, part = _data(config, arguments)
     shapes = arguments.resolution or list(config.evaluation.resolutions) or None
@@ -83,7 +83,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 
 def run_rollout(arguments: argparse.Namespace) -> None:
-    """Run ``opkernels rollout RUN``: ``arguments`` has run, steps, resolution, data, part, samples, output, config."""
+    """Run ``opkernels rollout RUN``: ``arguments`` has run, steps, resolution, data, part, samples, output, config, device."""
     if describes_particles(Path(arguments.run) / "config.yaml"):
         from opkernels.evaluation import particle_rollout
 
@@ -95,7 +95,7 @@ def run_rollout(arguments: argparse.Namespace) -> None:
     from opkernels.evaluation.rollout import long_rollout
     from opkernels.evaluation.tables import rollout_summary
 
-    surrogate, config = _load(Path(arguments.run), arguments.config)[0]
+    surrogate, config = _load(arguments)[0]
     data, part = _data(config, arguments)
     run = long_rollout(surrogate, data, arguments.steps, resolution=arguments.resolution, samples=arguments.samples or 8, keep=1)
     folder = Path(arguments.output or Path(arguments.run) / "rollout")
@@ -130,14 +130,17 @@ _PARTS = {"train": "the samples it was trained on", "validation": "the validatio
 _SPECTRA = {"truth": "spectrum_truth", "prediction": "spectrum"}
 
 
-def _load(folder: Path, config: str | None) -> list[tuple[Surrogate, Config]]:
-    """Load the surrogate of a run folder, or those of its seeds."""
+def _load(arguments: argparse.Namespace) -> list[tuple[Surrogate, Config]]:
+    """Load the surrogate of a run folder, or those of its seeds, on the device asked for."""
     from opkernels.surrogate.ensemble import seed_folders
     from opkernels.training.build import load_run
+    from opkernels.training.parallel import usable_device
 
+    folder, device = Path(arguments.run), usable_device(arguments.device)
     if describes_particles(folder / "config.yaml"):
         raise ValueError(f"{folder} holds a learned particle simulation; look at it with opkernels rollout {folder}")
-    return [load_run(path, config) for path in seed_folders(folder)]
+    runs = [load_run(path, arguments.config) for path in seed_folders(folder)]
+    return [(surrogate.to(device), config) for surrogate, config in runs]
 
 
 def _ensemble(runs: list[tuple[Surrogate, Config]]) -> Ensemble:

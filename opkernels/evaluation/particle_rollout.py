@@ -14,6 +14,7 @@ from opkernels.evaluation.animation import animate_particles
 from opkernels.evaluation.particles import compare_particles, position_mse
 from opkernels.solvers.sph import ParticleTrajectory
 from opkernels.storage import write_text
+from opkernels.training.parallel import usable_device
 from opkernels.training.particle_config import ParticleConfig
 from opkernels.training.particle_runs import load_particle_run
 from opkernels.training.particles import ParticleStepper, frame_velocities
@@ -25,7 +26,9 @@ _HORIZONS = (1, 5, 10, 20, 50)
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
     """Roll out the simulation of a run folder from the first frames of its test flows; `arguments` as ``opkernels rollout`` has."""
+    device = usable_device(arguments.device)
     stepper, config = load_particle_run(folder)
+    stepper.to(device)
     flows, part = _flows(config, arguments)
     runs = [roll_out(stepper, flow, len(flow) - 1 if arguments.steps is None else arguments.steps) for flow in flows]
     output = Path(arguments.output or folder / "rollout")

@@ -40,7 +40,7 @@ def test_evaluate(run, capsys):
 
 def test_only_numbered_folders_are_seeds(run, capsys):
     (run / "seed-foo").mkdir()
-    assert main(["evaluate", str(run), "--resolution", "16x12", "--samples", "1", "-o", str(run / "again")]) == 0
+    assert main(["evaluate", str(run), "--resolution", "16x12", "--samples", "1", "--device", "cpu", "-o", str(run / "again")]) == 0
     (run / "seed-foo").rmdir()
     assert "2 seeds" in capsys.readouterr().out
 
@@ -75,6 +75,7 @@ def test_certify_says_yes_or_no_by_its_exit_code(run, capsys):
         (["--steps", "99"], "truth for 1 to 4"),
         (["--samples", "-1"], "got --samples -1; give at least 1"),
         (["--samples", "0"], "got --samples 0; give at least 1"),
+        (["--device", "cuda:99"], "cannot use the device 'cuda:99'"),
     ],
 )
 def test_bad_input_is_one_sentence(run, capsys, words, message):
