@@ -86,7 +86,7 @@ _MODULES = (
     "transforms",
 )
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll] - it follows lists written out, not keys
 
 
 def __getattr__(name: str):

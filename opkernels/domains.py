@@ -257,7 +257,7 @@ class Domain:
             If the number of sizes differs from `ndim`, or a size is below two.
         """
         sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-        return Grid(self, tuple(sizes))
+        return Grid(self, tuple(sizes))  # pyright: ignore[reportArgumentType] - checked there
 
     def grid_of(self, x: Tensor) -> Grid:
         """Return the grid of a tensor (B, C, *spatial) of samples on this domain."""

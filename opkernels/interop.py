@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,10 +116,11 @@ def from_neuralop(model: nn.Module, domain: Domain, *, nyquist: bool = True) -> 
     if not isinstance(given, Mapping) or type(model).__name__ not in ("FNO", "TFNO"):
         raise ValueError(f"got a {type(model).__name__}; from_neuralop takes a neuralop.models.FNO or TFNO")
     options = _Options.of(given, None)
-    if tuple(model.n_modes) != options.n_modes:
-        raise ValueError(f"the model was built with n_modes={options.n_modes} and set to {tuple(model.n_modes)} later; restore them first")
+    theirs: Any = model  # FNO and TFNO have the attributes below
+    if tuple(theirs.n_modes) != options.n_modes:
+        raise ValueError(f"the model was built with n_modes={options.n_modes} and set to {tuple(theirs.n_modes)} later; restore them first")
     stored = (*options.n_modes[:-1], options.n_modes[-1] // 2 + 1)  # a convolution counts the halved axis as stored
-    for index, conv in enumerate(model.fno_blocks.convs):
+    for index, conv in enumerate(theirs.fno_blocks.convs):
         if tuple(conv.n_modes) != stored:
             raise ValueError(
                 f"convolution {index} of the model was built with n_modes={stored} and set to {tuple(conv.n_modes)} later; "

@@ -286,7 +286,7 @@ def _wrapped(x: Tensor, lower: list[float], periods: tuple[float, ...]) -> Tenso
 def _tree(x: Tensor, y: Tensor | None, radius: float, periods, batch, batch_y, max_edges: int) -> tuple[Tensor, Tensor]:
     """Pairs by scipy's tree; a batch number becomes one more coordinate."""
     import numpy as np
-    from scipy.spatial import cKDTree
+    from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue] - of a compiled module without stubs
 
     def tree(points: Tensor, ids: Tensor | None) -> cKDTree:
         array = points.cpu().double().numpy()
@@ -505,15 +505,18 @@ class VerletList:
         """Return a list that holds every pair within `support` at the positions given."""
         x, y = x.detach(), None if y is None else y.detach()
         support = support.detach() if isinstance(support, Tensor) else support
-        if self._built is None or not self._holds(x, y, support):
-            wide = self._widened(support)
-            pairs = radius_search(x, y, support=wide, domain=self.domain, batch=batch, batch_y=batch_y, **self._options)
-            self._built = (pairs, x.clone(), None if y is None else y.clone(), wide)
-            self.rebuilds += 1
-        return self._built[0]
+        if self._built is not None and self._holds(self._built, x, y, support):
+            return self._built[0]
+        wide = self._widened(support)
+        pairs = radius_search(x, y, support=wide, domain=self.domain, batch=batch, batch_y=batch_y, **self._options)
+        self._built = (pairs, x.clone(), None if y is None else y.clone(), wide)
+        self.rebuilds += 1
+        return pairs
 
     def complete_within(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the support within which the present list has every pair at these positions: () or (N,)."""
+        if self._built is None:
+            raise ValueError("VerletList has no list yet; call it with the positions and their support first")
         pairs, x_build, y_build, wide = self._built
         moved = _largest_move(x, x_build, pairs.periods)
         return wide - (2 * moved if y is None else moved + _largest_move(y, y_build, pairs.periods))
@@ -521,13 +524,12 @@ class VerletList:
     def _widened(self, support: float | Tensor) -> float | Tensor:
         """Add the skin, as far as half a period leaves room for it."""
         room = min((a.length / 2 for a in self.domain.axes if a.periodic), default=math.inf) if self.domain is not None else math.inf
-        wide = (1 + self.skin) * support
         if isinstance(support, Tensor):
-            return torch.maximum(support, wide.clamp(max=room))
-        return max(support, min(wide, room))
+            return torch.maximum(support, ((1 + self.skin) * support).clamp(max=room))
+        return max(support, min((1 + self.skin) * support, room))
 
-    def _holds(self, x: Tensor, y: Tensor | None, support: float | Tensor) -> bool:
-        _, x_build, y_build, wide = self._built
+    def _holds(self, built: tuple, x: Tensor, y: Tensor | None, support: float | Tensor) -> bool:
+        _, x_build, y_build, wide = built
         if x.shape != x_build.shape or x.dtype != x_build.dtype or (y is None) != (y_build is None):
             return False
         if (y is not None and y.shape != y_build.shape) or isinstance(support, Tensor) != isinstance(wide, Tensor):

@@ -7,6 +7,7 @@ weights of a particle set, as `Grid.weights` are those of a grid.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -55,6 +56,18 @@ class ParticleSet:
     domain: Domain
     batch: Tensor | None = None
     densities: Tensor | None = None
+
+    if TYPE_CHECKING:  # a number for the masses becomes a tensor
+
+        def __init__(
+            self,
+            positions: Tensor,
+            masses: float | Tensor,
+            support: float,
+            domain: Domain,
+            batch: Tensor | None = None,
+            densities: Tensor | None = None,
+        ): ...
 
     def __post_init__(self):
         x = self.positions

@@ -280,6 +280,7 @@ NAN = torch.tensor([[0.1, 0.2], [float("nan"), 0.3]])
         (r"batch_y without y", lambda x: radius_search(x, support=0.1, batch_y=torch.zeros(40, dtype=torch.int64))),
         (r"supports of shape \(3,\)", lambda x: radius_search(x, support=torch.ones(3))),
         (r"skin=-1.0; give a number >= 0", lambda x: VerletList(None, skin=-1.0)),
+        (r"VerletList has no list yet; call it with the positions", lambda x: VerletList(None).complete_within(x)),
     ],
 )
 def test_refusals(message, call):

@@ -67,7 +67,7 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
                 value = values.get(name)
                 errors[name][(*at, resolutions.index(resolution))] = np.nan if value is None else value
     dims = ("dataset", "model", "seed")
-    variables = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
+    variables: dict[str, tuple] = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
     variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}
     variables["refused"] = (("dataset", "model"), refused, {"long_name": "why the model cannot be trained on the dataset"})
     coordinates = {"dataset": datasets, "model": models, "seed": seeds, "resolution": resolutions}

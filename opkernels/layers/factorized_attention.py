@@ -244,7 +244,8 @@ class FactorizedAttention(nn.Module):
                     assert isinstance(last, nn.Linear)
                     last.weight.div_(4)
                     last.bias.normal_()
-                    last.keeps_bias = True  # models that start from zero biases leave these
+                    # models that start from zero biases leave these
+                    last.keeps_bias = True  # pyright: ignore[reportArgumentType] - torch declares tensors and modules alone
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Return the block's output without the residual, (B, C, *grid.shape), for x of that shape."""

@@ -102,12 +102,12 @@ class OperatorBlock(nn.Module):
             y = (1 + scale) * y + shift
         if not self.linear_end:
             y = self.activation(y)
-        return y if self.mlp is None else self._mix_channels(y, x, grid)
+        return y if self.mlp is None else self._mix_channels(self.mlp, y, x, grid)
 
-    def _mix_channels(self, y: Tensor, x: Tensor, grid: SpaceGrid) -> Tensor:
+    def _mix_channels(self, mlp: ChannelMLP, y: Tensor, x: Tensor, grid: SpaceGrid) -> Tensor:
         if self.preactivation:
             y = self._normalized(y, 1, grid)
-        y = self.mlp(y)
+        y = mlp(y)
         if self.mlp_skip is not None:
             y = y + self.mlp_skip(x)
         if not self.preactivation:
@@ -220,12 +220,12 @@ class Backbone(nn.Module):
         return y if y.is_contiguous() else y.clone(memory_format=torch.contiguous_format)
 
 
-def _mlp(in_channels: int, out_channels: int, hidden: int, activation: str) -> nn.Module:
+def _mlp(in_channels: int, out_channels: int, hidden: int, activation: str) -> ChannelMLP | Pointwise:
     """Two pointwise layers, or one matrix where `hidden` is zero."""
     return ChannelMLP(in_channels, out_channels, hidden, activation=activation) if hidden else Pointwise(in_channels, out_channels)
 
 
-def _start_small(lifting: nn.Module) -> None:
+def _start_small(lifting: ChannelMLP | Pointwise) -> None:
     """Divide the first matrix by two.
 
     The usual start, uniform in +-1/sqrt(fan in), is meant for many inputs; with the one or two channels of a PDE it drives
