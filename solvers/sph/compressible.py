@@ -299,9 +299,16 @@ class _Gas:
 def _gas(solver: CompressibleSPH1D, pairs: Pairs, m: Tensor, h: Tensor, u: Tensor | None) -> _Gas:
     h_i, m_j = pairs.at_i(h), pairs.at_j(m)
     rho = pairs.sum(m_j * solver.kernel.value(pairs.r, h_i))
-    p = solver.eos.pressure(rho, u)
+    p, sound = _pressure_and_sound(solver.eos, rho, u)
     omega = 1 + h / rho * pairs.sum(m_j * solver.kernel.support_derivative(pairs.r, h_i)) if solver.adaptive else 1.0
-    return _Gas(rho, p, solver.eos.speed_of_sound(rho, u), p / (omega * rho**2))
+    return _Gas(rho, p, sound, p / (omega * rho**2))
+
+
+def _pressure_and_sound(eos: IdealGas | Isothermal, rho: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    if isinstance(eos, Isothermal):
+        return eos.pressure(rho), eos.speed_of_sound(rho)
+    assert u is not None, "an ideal gas has energies; checked at the start"
+    return eos.pressure(rho, u), eos.speed_of_sound(rho, u)
 
 
 def _forces(solver: CompressibleSPH1D, pairs: Pairs, m: Tensor, v: Tensor, u: Tensor | None, h: Tensor, gas: _Gas) -> GasRates:

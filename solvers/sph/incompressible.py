@@ -32,7 +32,7 @@ from opkernels.particles import ParticleSet
 from opkernels.solvers.sph.kernels import Pairs, lattice_density, lattice_slope, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
 from opkernels.solvers.sph.start import check_parameters, check_spacing, check_start
-from opkernels.solvers.sph.walls import WallPairs, Walls
+from opkernels.solvers.sph.walls import WallPairs, Walls, together
 
 __all__ = ["IncompressibleSPH2D"]
 
@@ -203,7 +203,7 @@ class _Run:
         if self.walls is not None:
             walls = self.walls.near(self.wall_list, kernel, x, support, self.batch)
             y = torch.cat([x, self.walls.x])
-            batch = None if self.batch is None else torch.cat([self.batch, self.walls.batch])
+            batch = together(self.batch, self.walls.batch)
             m = torch.cat([m, torch.full_like(self.walls.depth, self.spacing**2 * solver.rest_density)])
         pairs = pair_geometry(self.list(x, y, support=support, batch=self.batch, batch_y=batch), x, y, support)
         factor = kernel.factor(pairs.r, support)
@@ -219,25 +219,24 @@ class _Run:
     def accelerations(self, here: _Arrangement, y: Tensor, gravity: bool) -> tuple[Tensor, Tensor]:
         """acc(y), by components; wall values are extrapolated from the fluid's."""
         pairs = here.pairs
-        y_all = y if self.walls is None else torch.cat([y, self._at_walls(here, y, gravity)])
+        y_all = y if here.walls is None else torch.cat([y, self._at_walls(here, here.walls, y, gravity)])
         push = here.weight * (pairs.at_i(y) + pairs.at_j(y_all))
         return -pairs.sum(push * pairs.d[0]), -pairs.sum(push * pairs.d[1])
 
-    def _at_walls(self, here: _Arrangement, y: Tensor, gravity: bool) -> Tensor:
-        p = here.walls.pressure(y * here.rho**2, here.rho, self.gravity / self.slope if gravity else None)
+    def _at_walls(self, here: _Arrangement, walls: WallPairs, y: Tensor, gravity: bool) -> Tensor:
+        p = walls.pressure(y * here.rho**2, here.rho, self.gravity / self.slope if gravity else None)
         return p.clamp(min=0) / self.solver.rest_density**2
 
     def compression(self, here: _Arrangement, v: tuple[Tensor, Tensor], moving_walls: bool) -> Tensor:
         """Drho(v); walls move with their velocity, or, for the operator, not at all."""
-        pairs, rate = here.pairs, None
+        pairs, rate = here.pairs, []
         for a in range(2):
             v_all = v[a]
             if self.walls is not None:
                 v_wall = self.walls.v[:, a]
                 v_all = torch.cat([v[a], v_wall if moving_walls else torch.zeros_like(v_wall)])
-            term = (pairs.at_i(v[a]) - pairs.at_j(v_all)) * pairs.d[a]
-            rate = term if rate is None else rate + term
-        return pairs.sum(here.weight * rate)
+            rate.append((pairs.at_i(v[a]) - pairs.at_j(v_all)) * pairs.d[a])
+        return pairs.sum(here.weight * (rate[0] + rate[1]))
 
     def operator(self, here: _Arrangement, y: Tensor, gravity: bool = False) -> Tensor:
         """Return A y; affine with the weight of water against walls, under `gravity`."""
@@ -304,7 +303,7 @@ class _Run:
         source = (here.rho + dt * self.compression(here, v, True) - carry.rest) / dt**2
         limit = solver.tolerance * solver.rest_density / dt**2
         y, first = self._pressure(carry, source, carry.y / (2 * dt**2), limit, least=2, gravity=True)
-        v = tuple(c + dt * a for c, a in zip(v, self.accelerations(here, y, True), strict=True))
+        v = _pushed(v, self.accelerations(here, y, True), dt)
         x = state.positions + dt * torch.stack(v, 1)
         carry.here = here = self.arrange(x)
         carry.y = y * dt**2
@@ -312,7 +311,7 @@ class _Run:
         if solver.scheme == "dfsph":
             limit = solver.divergence_tolerance * solver.rest_density / dt**2
             z, second = self._pressure(carry, self.compression(here, v, True) / dt, carry.z / (2 * dt), limit, least=1, gravity=False)
-            v = tuple(c + dt * a for c, a in zip(v, self.accelerations(here, z, False), strict=True))
+            v = _pushed(v, self.accelerations(here, z, False), dt)
             carry.z = z * dt
         excess = (here.rho / carry.rest - 1).clamp(min=0)
         row = (first, second, float(excess.mean()), float(excess.max()))
@@ -329,16 +328,17 @@ class _Run:
     def _explicit(self, here: _Arrangement, velocities: Tensor, dt: float) -> tuple[Tensor, Tensor]:
         """Velocities after gravity, viscosity and XSPH smoothing, by components."""
         solver, pairs, n = self.solver, here.pairs, len(velocities)
-        mirrored = None if here.walls is None else here.walls.mirrored(velocities)
+        walls = here.walls
+        mirrored = None if walls is None else walls.mirrored(velocities)
         out = []
         for a in range(2):
             v = velocities[:, a].contiguous()
             change = dt * self.gravity[a]
             if solver.viscosity:
                 v_all, seen = v, here.weight
-                if self.walls is not None:
+                if walls is not None and mirrored is not None:
                     v_all = torch.cat([v, mirrored[:, a]])
-                    seen = seen if self.walls.no_slip else seen * (pairs.neighbors.col < n)
+                    seen = seen if walls.walls.no_slip else seen * (pairs.neighbors.col < n)
                 drag = pairs.sum(seen * (pairs.at_i(v) - pairs.at_j(v_all)))
                 change = change + dt * 2 * solver.viscosity / solver.rest_density * drag
             if solver.xsph:
@@ -349,3 +349,7 @@ class _Run:
                 change = change + solver.xsph * pairs.sum(pull if self.walls is None else pull * (pairs.neighbors.col < n))
             out.append(v + change)
         return out[0], out[1]
+
+
+def _pushed(v: tuple[Tensor, Tensor], a: tuple[Tensor, Tensor], dt: float) -> tuple[Tensor, Tensor]:
+    return v[0] + dt * a[0], v[1] + dt * a[1]

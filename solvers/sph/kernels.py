@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from opkernels.neighbors import Neighbors
 __all__ = ["KERNELS", "Pairs", "SmoothingKernel", "lattice_density", "lattice_slope", "pair_geometry", "smoothing_kernel"]
 
 Function = Callable[[Tensor], Tensor]
+_Length = TypeVar("_Length", float, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class SmoothingKernel:
         q = (r / support).clamp(max=1)
         return (self.ndim * self.k(q) + q * q * self.g(q)) * (-self.constant / support ** (self.ndim + 1))
 
-    def smoothing_length(self, support: float | Tensor) -> float | Tensor:
+    def smoothing_length(self, support: _Length) -> _Length:
         """H = H / xi, which step sizes and artificial viscosity are written in."""
         return support / self.ratio
 

@@ -24,7 +24,7 @@ from opkernels.neighbors import VerletList
 from opkernels.particles import ParticleSet
 from opkernels.solvers.sph.kernels import Pairs, SmoothingKernel, pair_geometry
 
-__all__ = ["WallState", "Walls"]
+__all__ = ["WallPairs", "WallState", "Walls", "together"]
 
 _STEEPEST = 3.0  # d_w / d at most, or one particle very near the wall would be mirrored with a huge velocity
 
@@ -166,6 +166,11 @@ class WallState:
         w = kernel.value(pairs.r, support)
         total = pairs.sum(w).clamp(min=1e-12 * kernel.constant / support**2)
         return WallPairs(self, pairs, w / pairs.at_i(total))
+
+
+def together(fluid: Tensor | None, walls: Tensor | None) -> Tensor | None:
+    """Join the batch numbers of fluid and walls, which both have or neither."""
+    return None if fluid is None or walls is None else torch.cat([fluid, walls])
 
 
 @dataclass(frozen=True, eq=False)

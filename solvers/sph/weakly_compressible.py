@@ -36,7 +36,7 @@ from opkernels.solvers.sph.equations_of_state import Isothermal, Tait
 from opkernels.solvers.sph.kernels import Pairs, pair_geometry, smoothing_kernel
 from opkernels.solvers.sph.march import ParticleState, ParticleTrajectory, march
 from opkernels.solvers.sph.start import check_parameters, check_spacing, check_start, check_velocities, per_particle
-from opkernels.solvers.sph.walls import Walls
+from opkernels.solvers.sph.walls import Walls, WallState, together
 
 __all__ = ["FlowRates", "WeaklyCompressibleSPH2D"]
 
@@ -215,8 +215,8 @@ class _Run:
         p = solver.pressure(rho)
         all_ = _Everything(x, v, v, rho, p, self.m / rho, self.m / rho, self.batch)
         walled = self.walls is not None
-        if walled:
-            all_ = self._with_walls(all_)
+        if self.walls is not None:
+            all_ = self._with_walls(all_, self.walls)
         listed = self.list(x, all_.x if walled else None, support=support, batch=self.batch, batch_y=all_.batch if walled else None)
         pairs = pair_geometry(listed, x, all_.x, support)
         factor = solver.kernel.factor(pairs.r, support)
@@ -232,9 +232,9 @@ class _Run:
             rate = rate + added
         return FlowRates(a, rate, p, shift)
 
-    def _with_walls(self, fluid: _Everything) -> _Everything:
+    def _with_walls(self, fluid: _Everything, walls: WallState) -> _Everything:
         """Append wall particles, with the pressure and velocity that the fluid implies there."""
-        solver, walls = self.solver, self.walls
+        solver = self.solver
         seen = walls.near(self.wall_list, solver.kernel, fluid.x, self.particles.support, self.batch)
         p = seen.pressure(fluid.p, fluid.rho, self.gravity)
         if self.free_surface:
@@ -242,7 +242,7 @@ class _Run:
         rho = solver.eos.density(p - solver.background_pressure)
         volume = self.spacing**2 * solver.rest_density / rho  # a fixed volume would be truer, and is unstable
         viscous = volume if walls.no_slip else torch.zeros_like(volume)
-        return fluid.append(walls.x, walls.v, seen.mirrored(fluid.v), rho, p, volume, viscous, walls.batch)
+        return fluid.append(walls.x, walls.v, seen.mirrored(fluid.v), rho, p, volume, viscous, batch=walls.batch)
 
     def _extended(self, field: Tensor) -> Tensor:
         """Append zeros for the walls to a field of the fluid."""
@@ -306,7 +306,7 @@ class _Run:
             sx, sy = (c.contiguous() for c in shift.unbind(1))
             rate = rate + rho[:n] * (sx * (full[0] + sums[0]) + sy * (full[1] + sums[1]))
             terms += [jx * j(self._extended(sx)), jy * j(self._extended(sy))]
-        return rate + pairs.sum(sum(terms)), shift
+        return rate + pairs.sum(sum(terms[1:], start=terms[0])), shift
 
     def _shift(self, pairs: Pairs, weight: Tensor, v: Tensor) -> Tensor:
         """Return the velocities s from crowded to empty places, at most half of the fastest particle's."""
@@ -370,9 +370,9 @@ class _Everything:
     viscous_volume: Tensor
     batch: Tensor | None
 
-    def append(self, *walls: Tensor | None) -> _Everything:
-        own = (self.x, self.v, self.mirrored, self.rho, self.p, self.volume, self.viscous_volume, self.batch)
-        return _Everything(*[None if a is None else torch.cat([a, b]) for a, b in zip(own, walls, strict=True)])
+    def append(self, *walls: Tensor, batch: Tensor | None) -> _Everything:
+        own = (self.x, self.v, self.mirrored, self.rho, self.p, self.volume, self.viscous_volume)
+        return _Everything(*[torch.cat([a, b]) for a, b in zip(own, walls, strict=True)], batch=together(self.batch, batch))
 
 
 def _solve_moments(moments: tuple[Tensor, Tensor, Tensor], slope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
