@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opkernels import solvers
 from opkernels.datasets.expressions import Expression
-from opkernels.domains import Domain
+from opkernels.sphere import Space
 
 __all__ = ["Law", "Part", "RandomField", "function_of", "make_solver", "try_solver"]
 
@@ -43,18 +43,18 @@ class Part:
     name: str
     arguments: Mapping[str, object]
 
-    def make(self, domain: Domain, arguments: Mapping[str, object], seed: int, start: int):
+    def make(self, domain: Space, arguments: Mapping[str, object], seed: int, start: int):
         """Return the object; what is random in time is a function of the seed and of a sample's number, the first of which is `start`."""
         kind = getattr(solvers, self.name)
         return kind(**arguments, seed=seed, start=start) if hasattr(kind, "kick") else make_solver(kind, domain, arguments)
 
 
-def make_solver(kind, domain: Domain, arguments: Mapping[str, object]):
+def make_solver(kind, domain: Space, arguments: Mapping[str, object]):
     """Return a solver on a domain, which one that is given another solver has from that."""
     return kind(domain, **arguments) if "domain" in inspect.signature(kind).parameters else kind(**arguments)
 
 
-def function_of(expression: Expression, domain: Domain, parameters: dict[str, Tensor]):
+def function_of(expression: Expression, domain: Space, parameters: dict[str, Tensor]):
     """Return an expression as numbers per sample (B,), or as a function of the coordinates (and of the time, where it uses it)."""
     if not expression.used & {*domain.names, "t"}:
         return expression(**(parameters or {"_": torch.zeros((), dtype=torch.float64)}))
@@ -73,7 +73,7 @@ def function_of(expression: Expression, domain: Domain, parameters: dict[str, Te
     return timed[domain.ndim]  # a solver sees from the number of arguments that the time is one of them
 
 
-def try_solver(solver, domain: Domain, arguments: Mapping[str, object], laws: Mapping[str, Law]) -> None:
+def try_solver(solver, domain: Space, arguments: Mapping[str, object], laws: Mapping[str, Law]) -> None:
     """Make the solver of a recipe with the extreme values of its laws, so that what it refuses is told before any work.
 
     Raises
@@ -92,7 +92,7 @@ def try_solver(solver, domain: Domain, arguments: Mapping[str, object], laws: Ma
             raise ValueError(f"{solver.__name__} got {told}, which it cannot take: {error}") from error
 
 
-def _trial(value, name: str, domain: Domain, ends: Mapping[str, Tensor]):
+def _trial(value, name: str, domain: Space, ends: Mapping[str, Tensor]):
     """Return one value of an argument, for one sample."""
     if isinstance(value, Law):
         return ends[name]

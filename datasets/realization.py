@@ -19,8 +19,8 @@ from opkernels.datasets.arguments import Law, Part, RandomField, function_of, ma
 from opkernels.datasets.expressions import Expression
 from opkernels.datasets.recipe import Recipe
 from opkernels.datasets.restriction import default_rule, reaches, restrict
-from opkernels.domains import Grid
 from opkernels.resample import resample
+from opkernels.sphere import SpaceGrid
 
 __all__ = ["constant_fields", "draw_parameters", "restriction_rules", "solve_samples", "solver_error"]
 
@@ -64,7 +64,7 @@ class _Inputs:
     state: Tensor  # (B, C, *spatial)
 
 
-def _inputs(recipe: Recipe, samples: range, grid: Grid) -> _Inputs:
+def _inputs(recipe: Recipe, samples: range, grid: SpaceGrid) -> _Inputs:
     """Return the inputs on a grid; whatever the grid, they are the functions that the recipe draws at its resolution."""
     parameters = {name: torch.from_numpy(values) for name, values in draw_parameters(recipe, samples).items()}
     arguments = {name: _argument(recipe, value, name, samples, parameters, grid) for name, value in recipe.arguments.items()}
@@ -97,7 +97,7 @@ def _column(values: Tensor, ndim: int) -> Tensor:
     return values.reshape(-1, *[1] * ndim) if values.ndim == 1 else values
 
 
-def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int, grid: Grid) -> Tensor:
+def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], seed: int, grid: SpaceGrid) -> Tensor:
     """Return a form as samples (B, *spatial) in float64.
 
     A random field is drawn at the recipe's resolution, then transformed on `grid`; one in closed form is drawn there at once.
@@ -119,7 +119,7 @@ def _field(recipe: Recipe, form, samples: range, parameters: dict[str, Tensor], 
     return field if form.transform is None else form.transform(value=field, **points).expand(shape)
 
 
-def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor], grid: Grid):
+def _argument(recipe: Recipe, value, name: str, samples: range, parameters: dict[str, Tensor], grid: SpaceGrid):
     """Return a solver's keyword argument: numbers as they are, laws as (B,), random fields as (B, 1, *spatial), the rest made."""
     if isinstance(value, Law):
         return parameters[name]
@@ -215,7 +215,7 @@ def solver_error(recipe: Recipe) -> dict[str, list[float] | float]:
     return told
 
 
-def _brought(recipe: Recipe, solution: Tensor, fine: Grid, coarse: Grid) -> Tensor:
+def _brought(recipe: Recipe, solution: Tensor, fine: SpaceGrid, coarse: SpaceGrid) -> Tensor:
     """Return a solution (B, T, C, *fine) on the coarse grid, (B, T, C, *coarse)."""
     rules = restriction_rules(recipe)
     parts = []
@@ -228,7 +228,7 @@ def _brought(recipe: Recipe, solution: Tensor, fine: Grid, coarse: Grid) -> Tens
     return torch.stack(parts, dim=2)
 
 
-def _relative(x: Tensor, y: Tensor, grid: Grid) -> list[float]:
+def _relative(x: Tensor, y: Tensor, grid: SpaceGrid) -> list[float]:
     """Relative L2 distance per time, (T,) numbers, the root mean square over the samples."""
     weights = grid.weights(dtype=torch.float64)
     axes = tuple(range(2, x.ndim))
