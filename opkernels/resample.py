@@ -86,6 +86,8 @@ def resample(x: Tensor, source: Grid | SphereGrid, target: Grid | SphereGrid | t
     _check(x, source, target)
     if source == target:
         return x
+    if not x.numel():  # FFTs on CPUs refuse an empty batch; its sum, 0, keeps the graph of derivatives
+        return x.new_zeros(*x.shape[: -source.ndim], *target.sizes) + x.sum()
     if isinstance(source, SphereGrid) and isinstance(target, SphereGrid):
         harmonics = Harmonics(min(source.highest_degree, target.highest_degree))
         return harmonics.synthesize(harmonics.analyze(x, source), target).to(x.dtype)

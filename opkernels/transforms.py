@@ -119,9 +119,14 @@ class Fourier:
         Index 0 of the second axis is the real, 1 the imaginary part. Wave numbers that the grid does not carry
         (2|k| >= n) are zero. Any memory layout is taken; channels first and channels last need no copy.
         """
-        if not torch.compiler.is_exporting() and not prefers_matmul(self.modes, x.device, x.requires_grad and torch.is_grad_enabled()):
+        if not self._prefers_matmul(x):
             return grid.split.total(self._analyze_fft(x, grid))
         return grid.split.total(self._analyze_matmul(x, grid))
+
+    def _prefers_matmul(self, x: Tensor) -> bool:
+        if torch.compiler.is_exporting() or not x.shape[0]:  # FFTs on CPUs refuse an empty batch
+            return True
+        return prefers_matmul(self.modes, x.device, x.requires_grad and torch.is_grad_enabled())
 
     def _analyze_matmul(self, x: Tensor, grid: Grid) -> Tensor:
         modes, axes, cut = self.modes, grid.domain.axes, grid.split.cut
@@ -155,7 +160,7 @@ class Fourier:
 
         `channels_last` chooses the memory layout of the result, not its shape.
         """
-        if not torch.compiler.is_exporting() and not prefers_matmul(self.modes, z.device, z.requires_grad and torch.is_grad_enabled()):
+        if not self._prefers_matmul(z):
             return self._synthesize_fft(z, grid, channels_last)
         return self._synthesize_matmul(z, grid, channels_last)
 

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from opkernels.domains import Whole
 
-__all__ = ["filtered"]
+__all__ = ["filtered", "with_one"]
+
+
+def with_one(x: Tensor) -> Tensor:
+    """Append a sample of zeros to a batch: to an empty one, which FFTs on CPUs refuse."""
+    return torch.cat([x, x.new_zeros(1, *x.shape[1:])])
 
 
 def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tensor, split: Whole) -> Tensor:
@@ -24,6 +29,8 @@ def filtered(u: Tensor, shape: Sequence[int], multipliers: Tensor, weight: Tenso
 
     Where `shape` is larger than that of `u`, zeros follow the samples; not so if the field is split over processes.
     """
+    if not u.shape[0]:
+        return filtered(with_one(u), shape, multipliers, weight, split)[:0]
     shape = tuple(shape)
     u_hat = split.rfftn(u, shape)
     mix = _mixed if torch.compiler.is_compiling() else _Mix.apply

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from opkernels.domains import looked_up, table
 from opkernels.layers.kernels import KernelBasis, Morlet, PolarHats, Radial, WindowedFourier, Zernike, kernel_values
+from opkernels.layers.multipliers import with_one
 from opkernels.layers.spherical_spectral import check_samples, mixed_by_degree, on_coefficients
 from opkernels.sphere import SphereGrid, colatitudes
 
@@ -143,6 +144,8 @@ class SphericalIntegralConv(nn.Module):
                 f"SphericalIntegralConv got radius {self.radius:g}, below the distance {apart:g} of two of {nlat} rows, where a "
                 "sum over samples is no integral; refine the grid or raise the radius"
             )
+        if not x.shape[0]:
+            return self._by_sums(with_one(x), grid)[:0]
         channels_last = x.movedim(1, -1).is_contiguous()
         with torch.autocast(x.device.type, enabled=False):
             u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from opkernels.domains import looked_up, table
+from opkernels.layers.multipliers import with_one
 from opkernels.sphere import SphereGrid
 from opkernels.spherical import Harmonics
 
@@ -143,6 +144,8 @@ def on_coefficients(maps: Sequence[Callable[[Tensor], Tensor]], x: Tensor, grid:
     -------
     Tensor, (B, O, nlat, nlon), in the memory layout of `x`
     """
+    if not x.shape[0]:
+        return on_coefficients(maps, with_one(x), grid, degree)[:0]
     harmonics = Harmonics(degree)
     with torch.autocast(x.device.type, enabled=False):
         z = harmonics.analyze(x, grid)

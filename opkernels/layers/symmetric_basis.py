@@ -428,6 +428,11 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):  # for calls of backward inside an autocast region
+            return _Convolution._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx, grad):
         x, features, received, weight, factors = ctx.saved_tensors
         plan, kernel, twice = ctx.plan, ctx.kernel, torch.is_grad_enabled()
         to_x, to_features, to_received, to_weight = ctx.needs_input_grad[:4]

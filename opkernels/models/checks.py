@@ -40,11 +40,19 @@ def check_size(who: str, name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{who} got {name}={value}; give {least} or more")
 
 
-def check_input(who: str, name: str, x: Tensor, dtype: torch.dtype) -> None:
-    """Refuse what is not a tensor of the model's `dtype`; under autocast float32 and the half precisions mix."""
+def check_input(who: str, name: str, x: Tensor, dtype: torch.dtype, *, half: bool = False) -> None:
+    """Refuse what is not a tensor of the model's `dtype`; under autocast float32 and the half precisions mix.
+
+    Weights of a half precision need autocast, as transforms and sums are float32; but not in models made for them (`half`).
+    """
     if not isinstance(x, Tensor):
         raise ValueError(f"{who} got {name} as {type(x).__name__}; give a tensor of dtype {dtype}")
     short = (torch.float32, torch.float16, torch.bfloat16)
+    if dtype in short[1:] and not half and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{who} has weights of dtype {dtype}, but its transforms and sums are float32; call it under torch.autocast, best with float32 "
+            "weights"
+        )
     if x.dtype == dtype or (x.dtype in short and dtype in short and torch.is_autocast_enabled(x.device.type)):
         return
     advice = "convert one with .to(dtype), .float() or .double()" if x.is_floating_point() else f"convert it with .to({dtype})"
@@ -54,7 +62,7 @@ def check_input(who: str, name: str, x: Tensor, dtype: torch.dtype) -> None:
 def check_parameters(who: str, x: Tensor, parameters: Tensor | None, n_parameters: int) -> None:
     """Refuse `parameters` that are not one row of n_parameters numbers per sample, of the dtype of x (None where there are none)."""
     if parameters is not None:
-        check_input(who, "parameters", parameters, x.dtype)
+        check_input(who, "parameters", parameters, x.dtype, half=True)
     got = None if parameters is None else tuple(parameters.shape)
     expected = (x.shape[0], n_parameters) if n_parameters else None
     if got != expected:
@@ -99,8 +107,8 @@ def grid_for(who: str, domain: Space, in_channels: int, x: Tensor, grid: SpaceGr
 
 def shape_for(who: str, output_shape: Sequence[int] | int, ndim: int) -> tuple[int, ...]:
     """Return an output shape as a tuple; a single size is taken in 1-D."""
-    single = isinstance(output_shape, (int, np.integer, torch.SymInt)) and ndim == 1
-    shape = (output_shape,) if single else output_shape
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != ndim:
+    if ndim == 1 and isinstance(output_shape, (int, np.integer, torch.SymInt)):
+        return (output_shape,)
+    if not isinstance(output_shape, Sequence) or isinstance(output_shape, str) or len(output_shape) != ndim:
         raise ValueError(f"{who} got output_shape={output_shape!r}; give one size for each of the {ndim} axes")
-    return tuple(shape)
+    return tuple(output_shape)

@@ -131,7 +131,7 @@ class UNet(nn.Module):
         ValueError
             If channels, spatial rank, grid or parameters do not fit.
         """
-        check_input("UNet", "x", x, self.project.weight.dtype)
+        check_input("UNet", "x", x, self.project.weight.dtype, half=True)
         grid = grid_for("UNet", self.domain, self.in_channels, x, grid)
         check_parameters("UNet", x, parameters, self.n_parameters)
         passed = []

@@ -202,6 +202,13 @@ def test_state_and_fake_cuda(name):
         assert y.device.type == "cuda" and tuple(y.shape) == (2, 3, 13, 24)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_empty_batch_has_an_empty_result(name):
+    y = built(name)(torch.randn(0, 2, 8, 16), Sphere().grid(8, 16))
+    assert y.shape == (0, 3, 8, 16)
+    y.sum().backward()
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)

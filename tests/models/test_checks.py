@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from opkernels import Axis, Domain
-from opkernels.models import FFNO, FNO, TFNO, UNet
+from opkernels import Axis, Domain, Sphere
+from opkernels.models import FFNO, FNO, MGTFNO, SFNO, T1, TFNO, FactFormer, LocalNO, UNet
 
 TORUS = Domain.periodic(1.0, 2.0)
 SPECTRAL = [FNO, FFNO, TFNO]
@@ -61,6 +61,45 @@ def test_other_dtypes_of_the_input(model, dtype):
         built(model)(torch.ones(1, 1, 8, 8).to(dtype))
     with pytest.raises(ValueError, match=rf"got parameters of dtype {name}, but its weights are torch\.float32; convert"):
         built(model, n_parameters=1)(torch.ones(1, 1, 8, 8), parameters=torch.ones(1, 1).to(dtype))
+
+
+ALL = {
+    **{model.__name__: lambda model=model: built(model) for model in [*MODELS, LocalNO, MGTFNO]},
+    "FNO of many modes": lambda: built(FNO, n_modes=(140, 6)),  # by FFTs
+    "SFNO": lambda: built(SFNO, Sphere(), n_modes=4),
+    "LocalNO on a sphere": lambda: built(LocalNO, Sphere(), n_modes=4),
+    "T1": lambda: T1(TORUS, 1, 1, n_modes=(4, 4)),
+    "FactFormer": lambda: FactFormer(TORUS, 1, 1),
+}
+
+
+@pytest.mark.parametrize("build", ALL.values(), ids=ALL)
+def test_an_empty_batch_has_an_empty_result_and_a_gradient(build):
+    y = build()(torch.randn(0, 1, 32, 48))
+    assert y.shape == (0, 1, 32, 48)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("model", [FNO, SFNO])
+def test_an_empty_batch_takes_an_output_shape(model):
+    net = built(SFNO, Sphere(), n_modes=4) if model is SFNO else built(model)
+    y = net(torch.randn(0, 1, 16, 24), output_shape=(24, 32))
+    assert y.shape == (0, 1, 24, 32)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "UNet"])
+def test_half_weights_need_autocast(name):
+    net, x = ALL[name]().bfloat16(), torch.randn(1, 1, 32, 48)
+    for given in (x, x.bfloat16()):
+        with pytest.raises(ValueError, match="has weights of dtype torch.bfloat16, but its transforms and sums are float32; call it under"):
+            net(given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(net(x)).all()
+
+
+def test_a_unet_takes_half_weights():
+    assert built(UNet).bfloat16()(torch.randn(1, 1, 16, 16).bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -138,6 +138,12 @@ def test_bfloat16_and_plain_weights():
     other = SFBC(TORUS, 3, 2, **SMALL)
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(other(f, particles), model(f, particles), rtol=0, atol=0)
+    model.bfloat16()
+    with pytest.raises(ValueError, match="SFBC has weights of dtype torch.bfloat16, but .* call it under torch.autocast"):
+        model(f.bfloat16(), particles)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(f, particles).sum().backward()  # backward inside, too
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, after a break of the graph
