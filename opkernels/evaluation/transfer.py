@@ -543,6 +543,6 @@ def _summary(cell: Mapping) -> str:
     first = cell["training_resolution"] if cell["training_resolution"] in cell["errors"] else next(iter(cell["errors"]))
     error = cell["errors"][first].get("rollout")
     shown = "diverged" if error is None else f"{percent(error)} % at {first}"
-    spent = "" if cell["cpu_seconds"] is None else f", {cell['cpu_seconds']:.0f} CPU s"
+    spent = "" if cell["cpu_seconds"] is None else f", {cell['cpu_seconds']:.0f} s"
     refused = "".join(f"; refused at {n}, {values['refused']}" for n, values in cell["errors"].items() if "refused" in values)
     return f"{who}: {shown}, {cell['epochs']} epochs{spent}{refused}"

@@ -29,8 +29,8 @@ ERRORS = {
 COSTS = {
     "parameters": "trainable numbers",
     "epochs": "epochs of training",
-    "cpu_seconds": "CPU seconds of training",
-    "seconds_per_sample": "CPU seconds of one prediction at the training resolution",
+    "cpu_seconds": "seconds of training: CPU time, on a GPU by the clock",
+    "seconds_per_sample": "seconds of one prediction at the training resolution, likewise",
 }
 
 
@@ -105,7 +105,7 @@ def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
     head = ["model", *(f"{r} (training)" if r == training else r for r in resolutions)]
     head += [f"upsampled to {' / '.join(finer)}"] if finer else []
     head += [f"within the {percent(table.attrs['coverage'])} % bound"] if "coverage" in table else []
-    head += ["parameters", "epochs", "CPU s", "ms/sample"]
+    head += ["parameters", "epochs", "s of training", "ms/sample"]
     lines = [f"**{dataset}**: {ERRORS[metric]}, in percent", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     models = [part.sel(model=model) for model in part.model.values]
     for row in models:
