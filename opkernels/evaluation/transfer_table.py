@@ -32,6 +32,7 @@ COSTS = {
     "cpu_seconds": "seconds of training: CPU time, on a GPU by the clock",
     "seconds_per_sample": "seconds of one prediction at the training resolution, likewise",
 }
+_ALIKE = 0.005  # two errors whose ratio is this close to one are the same
 
 
 def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Sequence[Mapping]) -> xarray.Dataset:
@@ -140,19 +141,17 @@ def _cells(row: xarray.Dataset, metric: str, resolutions: Sequence[str], finer: 
 
 def _upsampling(models: Sequence[xarray.Dataset], metric: str, finer: Sequence[str]) -> str:
     """Return which models, asked at the finer resolutions, are better than themselves at the training resolution and interpolated."""
-    better: list[str] = []
-    worse: list[str] = []
+    said: dict[str, list[str]] = {"better": [], "the same to half a percent": [], "not better": []}
     for row in models:
         here, there = (row[name].mean("seed").sel(resolution=list(finer)) for name in (metric, "upsampled"))
-        if np.isnan(there).all():
-            continue
-        lost = [r for r, wins in zip(finer, (here < there).values, strict=True) if not wins]
-        if lost:
-            worse.append(f"{row.model.values} ({', '.join(lost)})")
-        else:
-            better.append(str(row.model.values))
-    told = f"Better at {' and '.join(finer)} than its own answer at the training resolution, interpolated: {', '.join(better) or 'none'}."
-    return told + (f" Not better: {', '.join(worse)}." if worse else "")
+        ratio = (here / there).dropna("resolution")  # what was refused is no answer
+        worse = [str(r) for r in ratio.resolution.values if ratio.sel(resolution=r) > 1 + _ALIKE]
+        if worse:
+            said["not better"].append(f"{row.model.values} ({', '.join(worse)})")
+        elif ratio.size:
+            said["better" if (ratio < 1 - _ALIKE).all() else "the same to half a percent"].append(str(row.model.values))
+    told = "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in said.items() if names or word == "better")
+    return f"Asked at {' and '.join(finer)}, against its own answer at the training resolution, interpolated: {told}."
 
 
 def _cell(values: np.ndarray) -> str:
@@ -160,7 +159,7 @@ def _cell(values: np.ndarray) -> str:
     known = values[np.isfinite(values)]
     if not known.size:
         return "-"
-    return percent(known.mean()) + (f" ± {percent(known.std(ddof=1))}" if known.size > 1 else "")
+    return percent(known.mean()) + (f" ± {100 * known.std(ddof=1):.2g}" if known.size > 1 else "")
 
 
 def plot_heat_map(table: xarray.Dataset, dataset: str, metric: str = "rollout") -> Figure:

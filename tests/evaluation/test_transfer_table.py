@@ -70,11 +70,16 @@ def test_the_table_says_which_models_beat_their_own_answer_interpolated():
         found = {"dataset": "flow", "model": model, "seed": 0, "training_resolution": "16x16"} | costs
         return found | {"errors": dict(zip(("8x8", "16x16", "16x32", "24x20", "32x32"), errors, strict=True))}
 
-    cells = [cell("good", (0.3, 0.1, 0.3, 0.1, 0.1), (0.1, 0.1, 0.2, 0.2, 0.2)), cell("bad", (0.1, 0.1, 0.1, 0.1, 0.4), (0.2,) * 5)]
-    text = markdown(collect((["flow"], ["good", "bad"], [0]), cells))
+    cells = [
+        cell("good", (0.3, 0.1, 0.3, 0.1, 0.1), (0.1, 0.1, 0.2, 0.2, 0.2)),
+        cell("bad", (0.1, 0.1, 0.1, 0.1, 0.4), (0.2,) * 5),
+        cell("even", (0.2, 0.2, 0.2, 0.2005, 0.1), (0.2,) * 5),
+        cell("picky", (0.3, 0.1, 0.3, None, 0.1), (0.1, 0.1, 0.2, None, 0.2)),
+    ]
+    text = markdown(collect((["flow"], ["good", "bad", "even", "picky"], [0]), cells))
     assert "upsampled to 24x20 / 32x32" in text and f"| {percent(0.2)} / {percent(0.2)} |" in text
-    said = "Better at 24x20 and 32x32 than its own answer at the training resolution, interpolated: good. Not better: bad (32x32)."
-    assert text.endswith("\n\n" + said)
+    said = "against its own answer at the training resolution, interpolated: better: good, picky; the same to half a percent: even; "
+    assert text.endswith(f"\n\nAsked at 24x20 and 32x32, {said}not better: bad (32x32).")
 
 
 def test_finished_cells_are_kept_and_new_rows_cost_their_own(data, tmp_path):
