@@ -192,14 +192,15 @@ def plot_curves(table: xarray.Dataset, dataset: str, metric: str = "rollout") ->
     figure = new_figure(7.5, 4.2)
     axes = figure.subplots()
     x = np.arange(len(resolutions))
-    styles = zip(CYCLE * 9, "osD^vP*X<>" * 9, strict=False)
+    lines = ["-"] * len(CYCLE) + ["-."] * len(CYCLE)  # colors come again with another line
+    styles = zip(CYCLE * 9, "osD^vP*X<>" * 9, lines * 5, strict=False)
     for model in map(str, table.model.values):
         values = part[metric].sel(model=model, resolution=resolutions)
         if np.isnan(values).all():
             continue
-        color, marker = next(styles)
+        color, marker, line = next(styles)
         mean = values.mean("seed").values
-        axes.plot(x, mean, color=color, marker=marker, ms=5, lw=1.5, label=model)
+        axes.plot(x, mean, color=color, marker=marker, ls=line, ms=5, lw=1.5, label=model)
         if values.count("seed").max() > 1:
             spread = values.std("seed", ddof=1).values
             axes.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.12, lw=0)
