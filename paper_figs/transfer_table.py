@@ -204,6 +204,8 @@ def main() -> None:
             ok.transfer(configuration(arguments, dataset))
         shutil.copytree(arguments.folder / "table" / "cells", OWN / "cells", dirs_exist_ok=True)
     write_tables(finished(), OWN)
+    (OWN / "table.nc").unlink()  # the cells hold as much
+    shutil.copy(OWN / "turbulence_curves.png", ROOT / "docs" / "images" / "transfer_turbulence.png")
     write_pages()
 
 

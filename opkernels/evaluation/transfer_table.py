@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
 
     datasets, models, seeds = (list(n) for n in names)
     refused = np.full((len(datasets), len(models)), "", object)
-    for cell in (cell for cell in cells if "refused" in cell):
-        refused[datasets.index(cell["dataset"]), models.index(cell["model"])] = cell["refused"]
+    for (dataset, model), reasons in _reasons(cells).items():
+        refused[datasets.index(dataset), models.index(model)] = "; ".join(reasons)
     cells = [cell for cell in cells if "errors" in cell]
     resolutions = list(dict.fromkeys(r for cell in cells for r in cell["errors"]))
     resolutions.sort(key=lambda r: np.prod([int(n) for n in r.split("x")]))
@@ -70,13 +71,26 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
     dims = ("dataset", "model", "seed")
     variables: dict[str, tuple] = {name: ((*dims, "resolution"), errors[name], {"long_name": ERRORS[name]}) for name in ERRORS}
     variables |= {name: (dims, costs[name], {"long_name": COSTS[name]}) for name in COSTS}
-    variables["refused"] = (("dataset", "model"), refused, {"long_name": "why the model cannot be trained on the dataset"})
+    variables["refused"] = (("dataset", "model"), refused, {"long_name": "why there are no numbers, or not all"})
     coordinates = {"dataset": datasets, "model": models, "seed": seeds, "resolution": resolutions}
     coordinates["training_resolution"] = ("dataset", [training[name] for name in datasets])
     asked = next((cell["coverage"] for cell in cells if cell.get("coverage")), None)
     if asked is None:
         variables.pop("coverage")
     return xarray.Dataset(variables, coordinates, {} if asked is None else {"coverage": asked})
+
+
+def _reasons(cells: Sequence[Mapping]) -> dict[tuple[str, str], list[str]]:
+    """Return, by dataset and model, why there are no numbers: of the dataset, of a seed, or at a resolution."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        said = found.setdefault((cell["dataset"], cell["model"]), {})
+        if "refused" in cell:
+            said[cell["refused"]] = None
+        if "failed" in cell:
+            said[f"seed {cell['seed']}: {cell['failed']}"] = None
+        said |= {f"at {r}: {values['refused']}": None for r, values in cell.get("errors", {}).items() if "refused" in values}
+    return {key: list(said) for key, said in found.items() if said}
 
 
 def _shown(table: xarray.Dataset, dataset: str) -> tuple[xarray.Dataset, list[str], str]:
@@ -95,7 +109,8 @@ def markdown(table: xarray.Dataset, metric: str = "rollout") -> str:
 
     The column `upsampled` has the errors at every finer resolution of the model run where it was trained, its answer interpolated;
     a sentence below says which models are better than that at each of them. Where a `coverage` was asked for, one more column says how
-    many percent of the samples keep the bound, by resolution. A model that refuses the dataset has dashes, and says why below.
+    many percent of the samples keep the bound, by resolution. What a model refuses has a dash, and its reason below; a mean over fewer
+    seeds than were trained says how many diverged.
     """
     return "\n\n".join(_markdown(table, str(name), metric) for name in table.dataset.values)
 
@@ -110,27 +125,28 @@ def _markdown(table: xarray.Dataset, dataset: str, metric: str) -> str:
     lines = [f"**{dataset}**: {ERRORS[metric]}, in percent", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     models = [part.sel(model=model) for model in part.model.values]
     for row in models:
-        cells = ["-"] * (len(head) - 1) if row.refused.item() else _cells(row, metric, resolutions, finer)
-        if not np.isnan(row.parameters).all() or row.refused.item():
+        untrained = np.isnan(row.parameters).all()
+        cells = ["-"] * (len(head) - 1) if untrained else _cells(row, metric, resolutions, finer)
+        if row.refused.item() or not untrained:
             lines.append("| " + " | ".join([str(row.model.values), *cells]) + " |")
     still = part.persistence.mean(("model", "seed"))
     if np.isfinite(still).any():
         cells = ["persistence", *(percent(still.sel(resolution=r)) for r in resolutions)]
         lines.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
     notes = [_upsampling(models, metric, finer)] if finer else []
-    notes += [f"{row.model.values} refuses: {row.refused.item()}" for row in models if row.refused.item()]
+    notes += [f"{row.model.values}, without numbers: {row.refused.item()}." for row in models if row.refused.item()]
     return "\n".join(lines) + "".join(f"\n\n{note}" for note in notes)
 
 
 def _finer(resolution: str, training: str) -> bool:
-    """Tell whether a resolution, such as 64x64, is finer along every axis; of an unknown training resolution, nothing is."""
-    axes = zip(resolution.split("x"), training.split("x"), strict=False)
-    return bool(training) and all(int(n) > int(m) for n, m in axes)
+    """Tell whether a resolution, such as 16x32, is finer along an axis and coarser along none; of an unknown one, nothing is."""
+    axes = [(int(n), int(m)) for n, m in zip(resolution.split("x"), training.split("x"), strict=False) if m]
+    return any(n > m for n, m in axes) and all(n >= m for n, m in axes)
 
 
 def _cells(row: xarray.Dataset, metric: str, resolutions: Sequence[str], finer: Sequence[str]) -> list[str]:
     """Return one model's cells on one dataset, after its name."""
-    cells = [_cell(row[metric].sel(resolution=r).values) for r in resolutions]
+    cells = [_cell(row[metric].sel(resolution=r).values, row.diverged.sel(resolution=r).values) for r in resolutions]
     cells += [" / ".join(percent(row.upsampled.sel(resolution=r).mean()) for r in finer)] if finer else []
     if "coverage" in row:
         cells.append(" / ".join(percent(row.coverage.sel(resolution=r).mean()) for r in resolutions))
@@ -143,23 +159,40 @@ def _upsampling(models: Sequence[xarray.Dataset], metric: str, finer: Sequence[s
     """Return which models, asked at the finer resolutions, are better than themselves at the training resolution and interpolated."""
     said: dict[str, list[str]] = {"better": [], "the same to half a percent": [], "not better": []}
     for row in models:
-        here, there = (row[name].mean("seed").sel(resolution=list(finer)) for name in (metric, "upsampled"))
-        ratio = (here / there).dropna("resolution")  # what was refused is no answer
-        worse = [str(r) for r in ratio.resolution.values if ratio.sel(resolution=r) > 1 + _ALIKE]
+        ratios = {r: _ratio(row.sel(resolution=r), metric) for r in finer}
+        ratios = {r: ratio for r, ratio in ratios.items() if ratio is not None}
+        worse, ahead = (
+            [r for r, ratio in ratios.items() if apart(ratio)] for apart in (lambda x: x > 1 + _ALIKE, lambda x: x < 1 - _ALIKE)
+        )
+        name = str(row.model.values)
         if worse:
-            said["not better"].append(f"{row.model.values} ({', '.join(worse)})")
-        elif ratio.size:
-            said["better" if (ratio < 1 - _ALIKE).all() else "the same to half a percent"].append(str(row.model.values))
+            said["not better"].append(f"{name} ({', '.join(worse)})")
+        elif ratios and len(ahead) == len(ratios):
+            said["better"].append(name)
+        elif ratios:
+            said["the same to half a percent"].append(name + (f" (better at {', '.join(ahead)})" if ahead else ""))
     told = "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in said.items() if names or word == "better")
     return f"Asked at {' and '.join(finer)}, against its own answer at the training resolution, interpolated: {told}."
 
 
-def _cell(values: np.ndarray) -> str:
-    """Return mean +- standard deviation over seeds in percent."""
+def _ratio(row: xarray.Dataset, metric: str) -> float | None:
+    """Return a model's error at a resolution over that of its answer interpolated there: none if refused, infinite if a seed diverged."""
+    asked = row.diverged.notnull()
+    if not asked.any():
+        return None
+    here, there = (row[name].where(asked, drop=True).mean("seed", skipna=False).item() for name in (metric, "upsampled"))
+    return math.inf if math.isnan(here) else 0.0 if math.isnan(there) else here / there
+
+
+def _cell(values: np.ndarray, diverged: np.ndarray) -> str:
+    """Return mean +- standard deviation over seeds in percent, and of how many that is not where some diverged."""
     known = values[np.isfinite(values)]
+    asked = int(np.isfinite(diverged).sum())
     if not known.size:
-        return "-"
-    return percent(known.mean()) + (f" ± {100 * known.std(ddof=1):.2g}" if known.size > 1 else "")
+        return "diverged" if asked else "-"
+    spread = f" ± {100 * known.std(ddof=1):.2g}" if known.size > 1 else ""
+    lost = f" ({asked - known.size} of {asked} diverged)" if known.size < asked else ""
+    return percent(known.mean()) + spread + lost
 
 
 def plot_heat_map(table: xarray.Dataset, dataset: str, metric: str = "rollout") -> Figure:

@@ -63,23 +63,39 @@ def test_every_cell_is_trained_and_asked_at_every_resolution(data, tmp_path):
     assert "coverage" not in table and "bound" not in text and "upsampled to 32 / 64" in text
 
 
-def test_the_table_says_which_models_beat_their_own_answer_interpolated():
-    def cell(model, rollout, upsampled):
-        errors = [{"rollout": a, "upsampled": b, "diverged": 0.0} for a, b in zip(rollout, upsampled, strict=True)]
-        costs = dict.fromkeys(("parameters", "epochs", "cpu_seconds", "seconds_per_sample"), 1.0)
-        found = {"dataset": "flow", "model": model, "seed": 0, "training_resolution": "16x16"} | costs
-        return found | {"errors": dict(zip(("8x8", "16x16", "16x32", "24x20", "32x32"), errors, strict=True))}
+def made(model, rollout, upsampled, seed=0, resolutions=("8x8", "16x16", "16x32", "24x20", "32x32")):
+    """Return a cell as `compute` does; an error of None is of a run that diverged, one in words of a refusal."""
+    errors = {}
+    for r, a, b in zip(resolutions, rollout, upsampled, strict=True):
+        errors[r] = {"refused": a} if isinstance(a, str) else {"rollout": a, "upsampled": b, "diverged": float(a is None)}
+    costs = dict.fromkeys(("parameters", "epochs", "cpu_seconds", "seconds_per_sample"), 1.0)
+    return {"dataset": "flow", "model": model, "seed": seed, "training_resolution": "16x16", "errors": errors} | costs
 
+
+def test_the_table_says_which_models_beat_their_own_answer_interpolated():
     cells = [
-        cell("good", (0.3, 0.1, 0.3, 0.1, 0.1), (0.1, 0.1, 0.2, 0.2, 0.2)),
-        cell("bad", (0.1, 0.1, 0.1, 0.1, 0.4), (0.2,) * 5),
-        cell("even", (0.2, 0.2, 0.2, 0.2005, 0.1), (0.2,) * 5),
-        cell("picky", (0.3, 0.1, 0.3, None, 0.1), (0.1, 0.1, 0.2, None, 0.2)),
+        made("good", (0.3, 0.1, 0.1, 0.1, 0.1), (0.1, 0.1, 0.2, 0.2, 0.2)),
+        made("bad", (0.1, 0.1, 0.1, 0.1, 0.4), (0.2,) * 5),
+        made("even", (0.2, 0.2, 0.2, 0.2005, 0.1), (0.2,) * 5),
+        made("picky", (0.3, 0.1, 0.1, "give more samples", 0.1), (0.1, 0.1, 0.2, None, 0.2)),
+        made("lost", (0.1, 0.1, 0.1, 0.1, None), (0.2,) * 5),
     ]
-    text = markdown(collect((["flow"], ["good", "bad", "even", "picky"], [0]), cells))
-    assert "upsampled to 24x20 / 32x32" in text and f"| {percent(0.2)} / {percent(0.2)} |" in text
-    said = "against its own answer at the training resolution, interpolated: better: good, picky; the same to half a percent: even; "
-    assert text.endswith(f"\n\nAsked at 24x20 and 32x32, {said}not better: bad (32x32).")
+    text = markdown(collect((["flow"], ["good", "bad", "even", "picky", "lost"], [0]), cells))
+    assert "upsampled to 24x20 / 16x32 / 32x32" in text and f"| {percent(0.2)} / {percent(0.2)} / {percent(0.2)} |" in text
+    told = "better: good, picky; the same to half a percent: even (better at 32x32); not better: bad (32x32), lost (32x32)."
+    assert f"Asked at 24x20 and 16x32 and 32x32, against its own answer at the training resolution, interpolated: {told}" in text
+    assert text.endswith("\n\npicky, without numbers: at 24x20: give more samples.")
+
+
+def test_what_diverged_is_said_and_praises_nobody():
+    """The mean of the seeds that survived is marked, and the model is not better than one whose seeds all did."""
+    cells = [made("lucky", (0.3, 0.1, 0.1, 0.1, 0.1 if seed == 0 else None), (0.2,) * 5, seed) for seed in range(3)]
+    cells += [made("lost", (0.3, 0.1, None, None, None), (0.2,) * 5)]
+    cells += [{"dataset": "flow", "model": "lost", "seed": 1, "failed": "the loss is not finite"}]
+    text = markdown(collect((["flow"], ["lucky", "lost"], [0, 1, 2]), cells))
+    assert f"| {percent(0.1)} (2 of 3 diverged) |" in text and "| diverged | diverged | diverged |" in text
+    assert "better: none; not better: lucky (32x32), lost (24x20, 16x32, 32x32)." in text
+    assert "lost, without numbers: seed 1: the loss is not finite." in text
 
 
 def test_finished_cells_are_kept_and_new_rows_cost_their_own(data, tmp_path):
@@ -111,7 +127,8 @@ def test_what_a_model_refuses_leaves_its_reason_and_not_the_table_without_number
     assert "blind on wave, seed 0: refused, got 16 samples" in told and "refused at 8, got 8 samples" in told
     text = markdown(table)
     assert "| sharp | - | " in text and "| blind | - | - | - |" in text
-    assert "\n\nblind refuses: got 16 samples" in text and "sharp refuses" not in text and "interpolated" not in text
+    assert "\n\nblind, without numbers: got 16 samples" in text and "\n\nsharp, without numbers: at 8: got 8 samples" in text
+    assert "interpolated" not in text
     assert "blind" not in (tmp_path / "table" / "table.csv").read_text()
     models = {"blind": models["blind"]}
     with pytest.raises(ValueError, match="no model of the table can be trained: got 16 samples"):
