@@ -18,7 +18,7 @@ from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.domains import Domain, Grid
-from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, ranges, rms, size
+from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, ranges, rms, size, undefined
 from opkernels.evaluation.report import by
 from opkernels.resample import resample
 from opkernels.sphere import Sphere, SphereGrid
@@ -72,7 +72,8 @@ def evaluate(
         `band_lower` and `band_upper` in radians per length: quarter, half and all of the coarsest grid's
         Nyquist, and beyond); `one_step_rel_l2` and so on; `correlation_time` (with `threshold`; infinite
         where never reached); `diverged`, the share of samples that are not finite or have a field out of
-        ten times its range; `samples`, how many entered the means (a truth of zero norm is left out).
+        ten times its range (the largest rms of its truth over the frames); `samples`, how many entered the
+        means (a truth of zero norm is left out).
         Definitions are in the attributes. Where a baseline does not exist, its numbers are NaN.
 
     Raises
@@ -195,8 +196,9 @@ class _Plan:
         return data.read(rows, [frame], fields=self.surrogate.outputs)[:, 0]
 
     def ranges(self, data: Trajectories, rows: slice) -> Tensor:
-        """Return the range of each field (B, C_out) over the frames to predict."""
-        sizes = torch.stack([rms(self.truth(data, rows, frame), data.grid) for frame in self.frames], dim=1)
+        """Return the range of each field (B, C_out) over the frames to predict and, of a step in time, the last one given."""
+        frames = self.frames if self.surrogate.dt is None else (self.given[-1], *self.frames)
+        sizes = torch.stack([rms(self.truth(data, rows, frame), data.grid) for frame in frames], dim=1)
         return ranges(sizes, self.surrogate.outputs, data.domain.names)
 
 
@@ -251,14 +253,18 @@ def _stored_steps(surrogate: Surrogate, data: Trajectories, steps: int | None) -
 
 
 def _at_resolution(plan: _Plan, shape: tuple[int, ...], one_step: bool, batch_size: int | None) -> dict[str, dict[str, np.ndarray]]:
-    """Per predictor and metric an array (sample, time, ...)."""
+    """Per predictor and metric an array (sample, time, ...); under "truth", which of them the truth leaves without a value."""
     view = plan.data.at(*shape)
-    collected: dict[str, dict[str, list]] = {predictor: {} for predictor in PREDICTORS}
+    collected: dict[str, dict[str, list]] = {predictor: {} for predictor in (*PREDICTORS, "truth")}
     coarse = _training_view(plan)
     for rows in plan.batches(shape, batch_size):
         scale = plan.ranges(view, rows)
-        for predictor, frames in _predictors(plan, view, coarse, rows).items():
-            found = [_compare(plan, view, rows, j, p, scale) for j, p in enumerate(frames)]
+        several = {
+            predictor: [_compare(plan, view, rows, j, p, scale) for j, p in enumerate(frames)]
+            for predictor, frames in _predictors(plan, view, coarse, rows).items()
+        }
+        several["truth"] = [undefined(plan.truth(view, rows, frame), view.grid) for frame in plan.frames]
+        for predictor, found in several.items():
             for name in found[0]:
                 collected[predictor].setdefault(name, []).append(torch.stack([f[name] for f in found], dim=1))
         if one_step and plan.surrogate.dt is not None:
@@ -291,7 +297,7 @@ def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, ro
 
 def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor, scale: Tensor) -> dict[str, Tensor]:
     r = plan.truth(view, rows, plan.frames[j])
-    lost = diverged(size(p, view.grid, scale), size(r, view.grid, scale))
+    lost = diverged(size(p, view.grid, scale))
     return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": lost.double()}
 
 
@@ -319,6 +325,10 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
         missing = np.full((n, t, *first[name].shape[2:]), np.nan)
         return np.array([[part[predictor].get(name, missing) for part in parts.values()] for predictor in PREDICTORS])
 
+    def counted(plain: str) -> np.ndarray:
+        """Array (resolution, sample, time, ...): where the truth gives this metric a value."""
+        return np.array([~part["truth"][plain] for part in parts.values()])
+
     variables = {}
     extra = {"rel_l2_field": ("field",), "vrmse_field": ("field",), "band_error": ("band",)}
     for name in first:
@@ -329,8 +339,12 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
             "long_name": plain.replace("_", " "),
             "definition": f"{DEFINITIONS.get(plain, 'share of samples out of range')}; {how}; mean over samples",
         }
-        variables[name] = (("predictor", "resolution", "time", *extra.get(plain, ())), _mean(values, stacked("diverged") > 0), attributes)
-    samples = stacked("rel_l2")
+        variables[name] = (
+            ("predictor", "resolution", "time", *extra.get(plain, ())),
+            _mean(values, counted(plain) if plain in DEFINITIONS else True),
+            attributes,
+        )
+    samples, exists = stacked("rel_l2"), ~np.isnan(stacked("diverged"))
     variables["rel_l2_sample"] = (
         ("predictor", "resolution", "time", "sample"),
         samples.swapaxes(2, 3),
@@ -338,12 +352,12 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
     )
     variables["samples"] = (
         ("predictor", "resolution", "time"),
-        (~np.isnan(samples) | (stacked("diverged") > 0)).sum(2),
+        (exists & counted("rel_l2")).sum(2),
         {"long_name": "samples in the means"},
     )
     mean = torch.from_numpy(np.array(variables["correlation"][1]))
     reached = correlation_times(mean, torch.from_numpy(plan.lead)).numpy()
-    reached[np.isnan(samples).all((2, 3))] = np.nan
+    reached[~(exists & counted("correlation")).any((2, 3))] = np.nan
     variables["correlation_time"] = (
         ("predictor", "resolution", "threshold"),
         reached,
@@ -364,12 +378,11 @@ def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.nd
     return xarray.Dataset(variables, coordinates, attributes)
 
 
-def _mean(values: np.ndarray, diverged: np.ndarray) -> np.ndarray:
-    """Mean over samples (axis 2), without those that have no value because their truth is zero.
+def _mean(values: np.ndarray, counted: np.ndarray | bool) -> np.ndarray:
+    """Mean over samples (axis 2) that count: those that have a value because their truth is not zero.
 
     A prediction that is not a number is not left out: it makes the mean NaN.
     """
-    diverged = diverged.reshape(*diverged.shape, *[1] * (values.ndim - diverged.ndim))
-    counted = ~np.isnan(values) | diverged
+    counted = np.broadcast_to(counted, values.shape)
     count = counted.sum(2)
     return np.divide(np.where(counted, values, 0.0).sum(2), count, out=np.full(count.shape, np.nan), where=count > 0)

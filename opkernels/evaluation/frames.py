@@ -21,6 +21,7 @@ __all__ = [
     "ranges",
     "rms",
     "size",
+    "undefined",
     "vrmse",
 ]
 
@@ -50,8 +51,8 @@ def frame_metrics(p: Tensor, r: Tensor, grid: Grid | SphereGrid, edges: list[flo
 
     Notes
     -----
-    Where the truth is zero, ratios are NaN, and so are all numbers where the prediction is: who
-    averages must count them.
+    Where the truth is zero, ratios are NaN (`undefined` tells which), and so are all numbers where the
+    prediction is: who averages must leave out the former and count the latter.
     """
     p, r = p.double(), r.double()
     nonzero = (r != 0).flatten(2).any(-1)
@@ -66,11 +67,31 @@ def frame_metrics(p: Tensor, r: Tensor, grid: Grid | SphereGrid, edges: list[flo
         "vrmse": _over_fields(deviations, varies),
         "correlation": correlation(p, r, grid),
         "spectrum_distance": _over_fields(spectrum_distance(p, r, grid), nonzero),
+        "rel_l2_field": by_field,
+        "vrmse_field": deviations,
+        "band_error": torch.stack([_over_fields(band, nonzero) for band in bands.unbind(-1)], dim=-1),
     }
-    metrics = {name: value.masked_fill(~nonzero.any(1), torch.nan) for name, value in metrics.items()}
-    bands = torch.stack([_over_fields(band, nonzero) for band in bands.unbind(-1)], dim=-1)
-    by_field, deviations = by_field.masked_fill(~nonzero, torch.nan), deviations.masked_fill(~varies, torch.nan)
-    return metrics | {"rel_l2_field": by_field, "vrmse_field": deviations, "band_error": bands}
+    without = undefined(r, grid)
+    return {name: value.masked_fill(without[name], torch.nan) for name, value in metrics.items()}
+
+
+def undefined(r: Tensor, grid: Grid | SphereGrid) -> dict[str, Tensor]:
+    """Tell of each metric of `DEFINITIONS` where this truth (B, C, *grid.shape) leaves it without a value: bool (B,), (B, C) or (B, 1).
+
+    A ratio to the truth where that is zero, one to its variance where that is constant; of a mean over fields, where all of them are.
+    """
+    zero, constant = (r == 0).flatten(2).all(-1), ~_variance(r.double(), grid)[1]
+    by_norm, by_variance = zero.all(1), constant.all(1)
+    return {
+        "rel_l2": by_norm,
+        "rel_h1": by_norm,
+        "vrmse": by_variance,
+        "correlation": by_variance,
+        "spectrum_distance": by_norm,
+        "rel_l2_field": zero,
+        "vrmse_field": constant,
+        "band_error": by_norm[:, None],
+    }
 
 
 def vrmse(p: Tensor, r: Tensor, grid: Grid | SphereGrid) -> Tensor:
@@ -114,13 +135,14 @@ def size(u: Tensor, grid: Grid | SphereGrid, scale: Tensor) -> Tensor:
     return (rms(u, grid) * torch.where(scale > 0, 1 / scale, 0.0)).amax(1)
 
 
-def diverged(size: Tensor, truth: Tensor, factor: float = 10.0) -> Tensor:
-    """Tell which samples have left the truth's range, by their `size`: not finite, or above `factor` times that of the truth; bool (B,).
+def diverged(size: Tensor, factor: float = 10.0) -> Tensor:
+    """Tell which samples have left the truth's range, by their `size`: not finite, or above `factor`; bool (B,).
 
-    Fields count in units of their ranges, so that none outweighs the others by its units, and one that passes through zero while
-    others do not (a standing wave) is not lost. Where the truth is zero, every finite prediction is in range.
+    A size is in units of the ranges, which are those of all frames: no field outweighs the others by its units, and a prediction is
+    not lost because the truth passes through zero (a standing wave) or decays faster. Where the truth is zero in all frames, every
+    finite prediction is in range.
     """
-    return ~size.isfinite() | ((size > factor * truth) & (truth > 0))
+    return ~(size <= factor)
 
 
 def correlation_times(values: Tensor, times: Tensor) -> Tensor:

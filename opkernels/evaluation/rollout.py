@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import _Plan, parse_resolution
-from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms, size
+from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms, size, undefined
 from opkernels.evaluation.report import by
 from opkernels.metrics import energy_spectrum
 from opkernels.surrogate import Surrogate
@@ -60,7 +60,8 @@ def long_rollout(
         (threshold); `rms` and `rms_truth` (sample, time, field); `spectrum` and `spectrum_truth` (field,
         wavenumber), the energy spectrum averaged over samples and the last quarter of the frames (of the
         truth: those it holds, or its last; the attribute `time` says which); `lost_at` (sample), the time
-        at which a field left ten times its range in the truth or was no longer a number (infinite: never);
+        at which a field left ten times its range (the largest rms of its truth over the frames) or was no
+        longer a number (infinite: never);
         `prediction` and `truth` (sample, time, field, *space) of the samples kept, the last frame given
         included as time 0.
 
@@ -95,11 +96,11 @@ class _Run:
         start = plan.truth(view, self.rows, plan.given[-1])
         self.metrics = {name: torch.full((samples, steps), torch.nan, dtype=torch.float64) for name in _METRICS}
         self.metrics |= {name: torch.full((samples, steps, len(self.outputs)), torch.nan, dtype=torch.float64) for name in _BY_FIELD}
+        self.varies = torch.zeros((samples, steps), dtype=torch.bool)  # the truth, so that it has a correlation
         self.rms, self.rms_truth = (torch.full((samples, steps + 1, len(self.outputs)), torch.nan, dtype=torch.float64) for _ in range(2))
         self.rms[:, 0] = self.rms_truth[:, 0] = rms(start, self.grid)
         self.lost = torch.full((samples,), torch.inf, dtype=torch.float64)
         self.scale = plan.ranges(view, self.rows)
-        self.largest = size(start, self.grid, self.scale)  # truth so far
         self.spectra: dict[str, dict[int, Tensor]] = {"spectrum": {}, "spectrum_truth": {}}
         self.kept: dict[str, list[Tensor]] = {"prediction": [start[:keep]], "truth": [start[:keep]]}
 
@@ -112,11 +113,11 @@ class _Run:
                 if name in self.metrics:
                     self.metrics[name][:, j - 1] = value
             self.rms_truth[:, j] = rms(r, self.grid)
-            self.largest = self.largest.maximum(size(r, self.grid, self.scale))
+            self.varies[:, j - 1] = ~undefined(r, self.grid)["correlation"]
         else:
             r = None
         self._spectra(j, p, r)
-        gone = diverged(size(p, self.grid, self.scale), self.largest, _RANGE) & self.lost.isinf()
+        gone = diverged(size(p, self.grid, self.scale), _RANGE) & self.lost.isinf()
         self.lost[gone] = j * self.dt
         if self.keep:
             self.kept["prediction"].append(p[: self.keep])
@@ -141,7 +142,7 @@ class _Run:
             name: (("sample", "time", "field")[: values.ndim], _after_first(values), {"definition": DEFINITIONS[name]})
             for name, values in self.metrics.items()
         }
-        mean = self.metrics["correlation"].mean(0)
+        mean = torch.where(self.varies, self.metrics["correlation"], 0.0).sum(0) / self.varies.sum(0)
         known = len(self.plan.lead[: self.steps])
         reached = correlation_times(mean[:known], torch.from_numpy(time[1 : known + 1]))
         variables |= {

@@ -16,28 +16,33 @@ def error_table(errors: xarray.Dataset) -> str:
     """Return the relative L2 errors by resolution: rollout mean, one step, baselines; the rollout's VRMSE and correlation time.
 
     `errors` is what `opkernels.evaluate` returned. The number after +- is one standard deviation over
-    seeds where there are several, else over samples. Where there are several fields, the first line of
+    seeds where there are several, else over samples. Where a seed or a sample is no number, so is the mean (-),
+    and a line below tells the share of runs that left the range of the truth. Where there are several fields, the first line of
     a resolution takes them together, the VRMSE as their mean, and a line for each follows.
     """
     seeds = errors.sizes.get("seed", 1)
-    mean = errors.mean("seed") if "seed" in errors.dims else errors
+    mean = errors.mean("seed", skipna=False) if "seed" in errors.dims else errors
     n, frames = int(errors["samples"].max()), errors.sizes["time"]
     training = errors.attrs.get("training_resolution", "")
     fields = errors.field.values if errors.sizes["field"] > 1 else []
     rows = [["resolution", "model", "one step", "upsampled", "persistence", "VRMSE", "correlated until"]]
     for resolution in map(str, errors.resolution.values):
         here = mean.sel(resolution=resolution)
-        if "seed" in errors.dims:
-            deviation = errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time").std("seed", ddof=1)
+        if seeds > 1:
+            deviation = (
+                errors.rel_l2.sel(resolution=resolution, predictor="model").mean("time", skipna=False).std("seed", ddof=1, skipna=False)
+            )
         else:
             deviation = here.rel_l2_sample.sel(predictor="model").mean("time").std("sample")
-        spread = f" +- {percent(deviation)}"
-        until = _until(here.correlation_time.sel(predictor="model", threshold=0.8), float(errors.time.values[-1]))
+        known = np.isfinite(here.rel_l2.sel(predictor="model")).all()
+        spread = f" +- {percent(deviation)}" if known else ""
+        times = errors.correlation_time.sel(resolution=resolution, predictor="model", threshold=0.8)
+        until = _until(times, float(errors.time.values[-1]))
         name = resolution + (" (training)" if resolution == training else "")
         rows.append([name, *_errors(here, spread), until])
         rows += [[f"  {field}", *_errors(here.sel(field=field), " " * len(spread), "_field"), ""] for field in fields]
     over = f"{n} samples and {frames} frame{'s' if frames > 1 else ''}" + (f", {seeds} seeds" if seeds > 1 else "")
-    lost = float(errors.diverged.sel(predictor="model").isel(time=-1).max())
+    lost = float(mean.diverged.sel(predictor="model").max())
     notes = [f"{100 * lost:.0f} % of the runs left the range of the truth"] if lost else []
     return "\n".join([f"relative L2 error in percent, mean over {over}", "", *_columns(rows), *notes])
 
@@ -81,9 +86,10 @@ def rollout_summary(run: xarray.Dataset) -> str:
     fields = [str(name) for name in run.field.values] if run.sizes["field"] > 1 else []
     rows = [["time", "relative L2 %", *(f"{name} %" for name in fields), "correlation", "distance of spectra"]]
     for j in picked:
-        at = run.isel(time=j).mean("sample", skipna=False)
-        each = (percent(at.rel_l2_field.sel(field=name)) for name in fields)
-        rows.append([f"{times[j]:.4g}", percent(at.rel_l2), *each, f"{float(at.correlation):.3f}", f"{float(at.spectrum_distance):.2f}"])
+        at = run.isel(time=j)
+        each = (percent(_over_samples(at, "rel_l2_field").sel(field=name)) for name in fields)
+        correlation, distance = (float(_over_samples(at, name)) for name in ("correlation", "spectrum_distance"))
+        rows.append([f"{times[j]:.4g}", percent(_over_samples(at, "rel_l2")), *each, f"{correlation:.3f}", f"{distance:.2f}"])
     lost = run.lost_at.values[np.isfinite(run.lost_at.values)]
     fate = (
         f"{len(lost)} of {run.sizes['sample']} runs left the range of the truth, the first at time {lost.min():.4g}"
@@ -93,6 +99,13 @@ def rollout_summary(run: xarray.Dataset) -> str:
     until = _until(run.correlation_time.sel(threshold=0.8), times[known])
     head = f"{run.sizes['sample']} runs of {len(times) - 1} frames at {run.attrs['resolution']}, with a truth for {known}"
     return "\n".join([head, "", *_columns(rows), "", f"correlation above 0.8 until {until}", fate])
+
+
+def _over_samples(at: xarray.Dataset, name: str) -> xarray.DataArray:
+    """Return the mean over the samples whose truth gives this error a value; a prediction that is no number makes it none."""
+    values, zero = at[name], at.rms_truth == 0
+    left_out = zero if "field" in values.dims else zero.all("field") | (values.isnull() & np.isfinite(at.rms).all("field"))
+    return values.where(~left_out, 0.0).sum("sample", skipna=False) / (~left_out).sum("sample")
 
 
 def percent(value) -> str:
@@ -111,10 +124,12 @@ def percent(value) -> str:
     )
 
 
-def _until(value, last: float) -> str:
-    """Write a correlation time; - for a map that is no step in time (last = 0)."""
-    value = float(value)
-    return "-" if np.isnan(value) or last == 0 else f"> {last:.4g}" if np.isinf(value) else f"{value:.4g}"
+def _until(times, last: float) -> str:
+    """Write a correlation time, or the mean of several, as a lower bound where one is not reached; - for no step in time (last = 0)."""
+    times = np.asarray(times, dtype=float)
+    if np.isnan(times).any() or last == 0:
+        return "-"
+    return ("> " if np.isinf(times).any() else "") + f"{np.minimum(times, last).mean():.4g}"
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import nn
 import opkernels as ok
 from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.evaluate import last_frames, parse_resolution
-from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, ranges, rms, size, vrmse
+from opkernels.evaluation.frames import correlation, correlation_times, diverged, frame_metrics, ranges, rms, size, undefined, vrmse
 from opkernels.evaluation.tables import error_table
 from opkernels.normalization import Normalization
 from opkernels.surrogate import Surrogate
@@ -170,7 +170,22 @@ def test_divergence_is_counted_and_not_hidden():
     assert np.isnan(errors.rel_l2.sel(predictor="model")).all()
     np.testing.assert_allclose(errors.diverged.sel(predictor="model"), 1 / 3)
     assert np.isinf(errors.correlation_time.sel(predictor="model")).sum() == 0
-    assert "33 % of the runs left the range" in error_table(errors)
+    text = error_table(errors)
+    assert "33 % of the runs left the range" in text and "+-" not in text
+    assert text.splitlines()[3].split()[1:3] == ["-", "-"], "a mean without one of three samples is none"
+
+
+def test_seeds_that_broke_are_told():
+    broken, two = HeatStep(float("nan")), [HeatStep(0.01), HeatStep(0.03)]
+    errors = ok.evaluate([heat_surrogate(two[0]), heat_surrogate(broken)], heat_data(), [16])
+    text = error_table(errors)
+    row = text.splitlines()[3].split()
+    assert row[:4] == ["16x16", "-", "-", "-"] and row[-2:] == [">", "1.25"], "correlated for over 2 and until 0.5"
+    assert "2 seeds" in text and "50 % of the runs left the range of the truth" in text and "+-" not in text
+    assert "+- " in error_table(ok.evaluate([heat_surrogate(step) for step in two], heat_data(), [16]))
+    # One seed in a list has the deviation over samples, not one over seeds.
+    one = heat_surrogate(two[1])
+    assert error_table(ok.evaluate([one], heat_data(), [16])) == error_table(ok.evaluate(one, heat_data(), [16]))
 
 
 @pytest.mark.parametrize("growth, share", [((0.0, 8.9), 0.0), ((0.0, 9.1), 1.0), ((9.1, 0.0), 1.0)])
@@ -190,6 +205,35 @@ def test_a_zero_truth_is_left_out_and_counted():
     np.testing.assert_allclose(errors.rel_l2.sel(predictor="model").isel(time=0), 0.02, rtol=1e-9)
     assert (errors.samples.sel(predictor="model") == 2).all()
     assert not any(np.isnan(errors[name].sel(predictor="model")).any() for name in errors if name != "rel_l2_sample")
+
+
+@pytest.mark.parametrize("error, finite", [(0.02, True), (float("nan"), False), (30.0, True)])
+def test_a_field_that_is_zero_in_one_sample_is_left_out_there_whatever_is_predicted(error, finite):
+    """Its error is not defined there, also of a run that is lost; a prediction that is no number stays in all means."""
+    data = heat_data()
+    a, b = (np.asarray(data.fields[name]).copy() for name in "ab")
+    b[1] = 0
+    errors = ok.evaluate(heat_surrogate(HeatStep(error)), Trajectories.from_arrays({"a": a, "b": b}, TORUS, times=data.times), [16])
+    model = errors.sel(predictor="model").isel(resolution=0)
+    assert (model.samples == 3).all() and (model.diverged == float(error != 0.02)).all()
+    for name in ("rel_l2_field", "one_step_rel_l2_field", "vrmse_field", "one_step_vrmse_field"):
+        assert (np.isfinite(model[name]) == finite).all(), name
+    if finite:
+        expected = (1 + error) ** np.arange(1, 5) - 1
+        np.testing.assert_allclose(model.rel_l2_field, np.stack([expected] * 2, -1), rtol=1e-9)
+        np.testing.assert_allclose(model.rel_l2, expected, rtol=1e-9)
+        np.testing.assert_allclose(model.one_step_rel_l2_field, error, rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_truth_that_decays_faster_than_its_prediction_is_not_left(steps):
+    """The truth falls by e^-8 in a frame and the prediction by a half: far above the truth of its frame, but within its range."""
+    decaying = heat_data(samples=1, diffusivity=0.0).read() * torch.exp(-8.0 * torch.arange(5.0, dtype=torch.float64)).view(5, 1, 1, 1)
+    data = Trajectories.from_arrays({"a": decaying[:, :, 0].numpy(), "b": decaying[:, :, 1].numpy()}, TORUS, times=0.5 * np.arange(5))
+    errors = ok.evaluate(heat_surrogate(HeatStep(-0.5, diffusivity=0.0)), data, [16], steps=steps)
+    assert (errors.diverged == 0).all() and float(errors.rel_l2.sel(predictor="model").min()) > 10
+    errors = ok.evaluate(heat_surrogate(HeatStep(1.3, diffusivity=0.0)), data, [16])
+    assert errors.diverged.sel(predictor="model").values[0].tolist() == [0, 0, 1, 1], "2.3^3 is above ten"
 
 
 def test_parameters_reach_the_model():
@@ -213,6 +257,7 @@ def test_frame_metrics_by_hand():
     torch.testing.assert_close(correlation(0 * r, r, grid), torch.zeros(2, dtype=torch.float64))
     both = torch.cat([r, torch.ones_like(r)], dim=1)  # a constant field has no variance: it does not count
     torch.testing.assert_close(vrmse(both + 0.1 * both, both, grid), vrmse(1.1 * r, r, grid))
+    assert [mask.any().item() for mask in undefined(both, grid).values()] == [name == "vrmse_field" for name in undefined(both, grid)]
     metrics = frame_metrics(r + r.roll(1, -1), r, grid, [0.0, 1.0, 2.0, math.inf])
     torch.testing.assert_close(metrics["band_error"].norm(dim=1), metrics["rel_l2"])  # Parseval
     times = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
@@ -224,9 +269,10 @@ def test_the_range_of_one_field_is_its_truth():
     grid, one = TORUS.grid(8, 8), torch.ones(4, 1, dtype=torch.float64)
     r = torch.randn(1, 1, 8, 8, dtype=torch.float64)
     p, truth = torch.cat([9.9 * r, 10.1 * r, r / 0, torch.nan * r]), r.expand(4, 1, 8, 8)
-    for scale in (one, 7.0 * one):  # of another frame, say: it cancels
-        assert diverged(size(p, grid, scale), size(truth, grid, scale)).tolist() == [False, True, True, True]
-    assert diverged(size(p, grid, 0 * one), size(0 * truth, grid, 0 * one)).tolist() == [False, False, True, True], "a truth of zero"
+    scale = rms(truth, grid)
+    assert diverged(size(p, grid, scale)).tolist() == [False, True, True, True]
+    assert diverged(size(p, grid, 7.0 * scale)).tolist() == [False, False, True, True], "a larger one in another frame"
+    assert diverged(size(p, grid, 0 * one)).tolist() == [False, False, True, True], "a truth of zero"
 
 
 def test_a_field_that_passes_through_zero_is_not_lost():
@@ -235,8 +281,7 @@ def test_a_field_that_passes_through_zero_is_not_lost():
     r = torch.stack([t.cos(), -3e3 * t.sin()], dim=1)[:, :, None, None] * torch.randn(8, 8, dtype=torch.float64)
     scale = ranges(torch.stack([rms(frame[None], grid) for frame in r], dim=1), ("displacement", "velocity"), TORUS.names).expand(21, 2)
     error = scale[:, :, None, None] * torch.randn(21, 2, 8, 8, dtype=torch.float64)
-    truth = size(r, grid, scale)
-    assert not diverged(size(r + 0.01 * error, grid, scale), truth).any() and diverged(size(r + 20 * error, grid, scale), truth).all()
+    assert not diverged(size(r + 0.01 * error, grid, scale)).any() and diverged(size(r + 20 * error, grid, scale)).all()
 
 
 def test_components_of_a_vector_share_their_range():

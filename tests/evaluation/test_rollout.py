@@ -6,6 +6,7 @@ import torch
 from evaluation.heat import TORUS, HeatStep, heat_data, heat_surrogate, unlike_data
 from standing_wave import DT, exact_surrogate, wave, wave_data
 
+from opkernels.datasets.trajectories import Trajectories
 from opkernels.evaluation.rollout import long_rollout
 from opkernels.evaluation.tables import rollout_summary
 
@@ -51,6 +52,30 @@ def test_divergence_is_dated(model, step):
 def test_a_truth_that_grows_takes_its_range_along():
     run = long_rollout(heat_surrogate(HeatStep(diffusivity=-0.5)), heat_data(diffusivity=-0.5))
     assert (run.rms_truth.isel(time=-1) > 20 * run.rms_truth.isel(time=0)).all() and np.isinf(run.lost_at).all()
+
+
+def test_a_truth_that_decays_faster_than_its_prediction_is_not_left():
+    """As `evaluate` counts it."""
+    decaying = heat_data(samples=1, diffusivity=0.0).read() * torch.exp(-8.0 * torch.arange(5.0, dtype=torch.float64)).view(5, 1, 1, 1)
+    data = Trajectories.from_arrays({"a": decaying[:, :, 0].numpy(), "b": decaying[:, :, 1].numpy()}, TORUS, times=0.5 * np.arange(5))
+    for error, lost_at in ((-0.5, np.inf), (1.3, 1.5)):
+        run = long_rollout(heat_surrogate(HeatStep(error, diffusivity=0.0)), data)
+        assert run.lost_at.item() == lost_at and float(run.rel_l2[:, 1:].min()) > 10
+
+
+def test_a_field_that_is_zero_in_one_sample_is_left_out_of_its_mean():
+    data = heat_data()
+    a, b = (np.asarray(data.fields[name]).copy() for name in "ab")
+    b[1] = 0
+    one_zero = Trajectories.from_arrays({"a": a, "b": b}, TORUS, times=data.times)
+    told = rollout_summary(long_rollout(heat_surrogate(), one_zero))
+    assert [line.split()[:4] for line in told.splitlines()[3:5]] == [["0.5", "2.00", "2.00", "2.00"], ["1", "4.04", "4.04", "4.04"]]
+    broken = rollout_summary(long_rollout(heat_surrogate(HeatStep(float("nan"))), one_zero))
+    assert broken.splitlines()[3].split()[:4] == ["0.5", "-", "-", "-"]
+    a[1] = 0  # the whole sample: its correlation is left out too
+    run = long_rollout(heat_surrogate(), Trajectories.from_arrays({"a": a, "b": b}, TORUS, times=data.times))
+    assert rollout_summary(run).splitlines()[3].split() == ["0.5", "2.00", "2.00", "2.00", "1.000", "0.02"]
+    assert np.isinf(run.correlation_time).all() and "correlation above 0.8 until > 2" in rollout_summary(run)
 
 
 def test_fields_of_unlike_units_are_told_apart():
