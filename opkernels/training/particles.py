@@ -64,7 +64,7 @@ class ParticleStepper(nn.Module):
     Raises
     ------
     ValueError
-        If the model has other numbers of channels, or a scale is not positive.
+        If the model has other numbers of channels, or a scale or the support is not positive and finite.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class ParticleStepper(nn.Module):
                 f"ParticleStepper got dt={dt}, velocity_scale={velocity_scale}, acceleration_scale={acceleration_scale}, "
                 f"gravity={tuple(gravity)}; give positive scales, and one acceleration for each of {d} axes"
             )
-        if support is not None and not support > 0:
-            raise ValueError(f"ParticleStepper got support={support}; give a positive radius, or none for that of the particles")
+        if support is not None and (isinstance(support, bool) or not 0 < support < float("inf")):
+            raise ValueError(f"ParticleStepper got support={support}; give a finite radius > 0, or none for that of the particles")
         if boundary is not None and boundary_velocities is not None and boundary_velocities.shape != boundary.positions.shape:
             raise ValueError(
                 f"ParticleStepper got boundary_velocities of shape {tuple(boundary_velocities.shape)} for {len(boundary)} wall particles; "
@@ -279,7 +279,7 @@ def fit_particles(
     stepper : ParticleStepper
         Trained in place, in the dtype of its weights.
     trajectories : sequence of ParticleTrajectory
-        Of `frame_velocities`: frames at one constant interval, all of one domain and support.
+        Of `frame_velocities`: frames at one constant interval, all of one domain, and of one support where the stepper has none.
     options : ParticleOptions
     on_step : callable, optional
         ``on_step(update, loss)`` after each update; a true answer ends the training.
@@ -380,7 +380,8 @@ def _window_loss(
         x, v = run.positions[first : first + n + 1].to(weight), run.velocities[first : first + n + 1].to(weight)
         if turn is not None:
             x, v = _turned(x, turn, domain), v @ turn.T
-        sets.append(run.particles.to(weight.dtype).to(weight.device).replace(positions=x[0], densities=None))
+        support = run.particles.support if stepper.support is None else stepper.support
+        sets.append(run.particles.to(weight.dtype).to(weight.device).replace(positions=x[0], densities=None, support=support))
         xs.append(x)
         vs.append(v)
     particles = ParticleSet.stack(sets)

@@ -7,6 +7,7 @@ from evaluation.heat import heat_data
 
 from opkernels.cli import main
 from opkernels.evaluation.uncertainty import Calibration
+from opkernels.surrogate import Surrogate
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,17 @@ def test_rollout(run, capsys):
         "a.gif",
         "b.gif",
     }
+
+
+def test_models_run_on_the_device_asked_for(run, tmp_path, monkeypatch):
+    device, moved = torch.device("cuda", 1), []
+    monkeypatch.setattr("opkernels.training.parallel.usable_device", lambda name: {"cuda:1": device}[name])
+    monkeypatch.setattr(Surrogate, "to", lambda self, *target: moved.append(target) or self)
+    for command, folder, count in (("evaluate", run, 2), ("rollout", run / "seed-0", 1), ("certify", run / "seed-0", 1)):
+        output = [] if command == "certify" else ["--samples", "1", "--resolution", "16x12", "-o", str(tmp_path / command)]
+        assert main([command, str(folder), "--device", "cuda:1", *output]) == 0
+        assert moved == [(device,)] * count
+        moved.clear()
 
 
 def test_certify_says_yes_or_no_by_its_exit_code(run, capsys):

@@ -61,6 +61,16 @@ def test_three_commands(folder, tmp_path, capsys, monkeypatch):
     assert main(["rollout", "runs/gas", "--data", "gas.nc", "--samples", "1", "--steps", "1", "-o", "other"]) == 0
 
 
+def test_a_rollout_runs_on_the_device_asked_for(folder, tmp_path, monkeypatch):
+    config = config_of(folder, run_dir=str(tmp_path / "run"))
+    train_run(config, quiet=True)
+    device, moved = torch.device("cuda", 1), []
+    monkeypatch.setattr("opkernels.evaluation.particle_rollout.usable_device", lambda name: {"cuda:1": device}[name])
+    monkeypatch.setattr(ParticleStepper, "to", lambda self, *target: moved.append(target) or self)
+    assert main(["rollout", str(tmp_path / "run"), "--steps", "1", "--device", "cuda:1"]) == 0
+    assert moved == [(device,)]
+
+
 def test_a_stepper_comes_back_bit_for_bit(folder, tmp_path):
     config = config_of(folder)
     flow = config.trajectories("test")[0]
@@ -79,6 +89,11 @@ def test_a_stepper_comes_back_bit_for_bit(folder, tmp_path):
     with pytest.raises(ValueError, match="let it end in .safetensors"):
         save_stepper(stepper, tmp_path / "a")
     tensors, header = read_tensors(tmp_path / "a.safetensors")
+    older = {name: value for name, value in header.items() if name != "support"}  # of versions in which steppers had none
+    assert len(older) == len(header) - 1 and again.support == stepper.support == flow.particles.support
+    write_tensors(tmp_path / "older.safetensors", tensors, older)
+    old = load_stepper(tmp_path / "older.safetensors")
+    assert old.support is None and torch.equal(roll_out(stepper, flow, 5).positions, roll_out(old, flow, 5).positions)
     for change, told in (
         ({"format": "x"}, "does not hold a learned particle"),
         ({"model": {"kernel": 3}}, "lacks a part"),

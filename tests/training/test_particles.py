@@ -210,8 +210,24 @@ def test_a_stepper_keeps_the_support_it_was_trained_with(flows, tmp_path):
     mixed = [flows[0], dataclasses.replace(flows[1], particles=flows[1].particles.replace(support=0.6 * start.support))]
     with pytest.raises(ValueError, match="several supports"):
         ParticleStepper.from_frames(stepper.model, mixed)
-    with pytest.raises(ValueError, match="support=-1"):
-        ParticleStepper(stepper.model, dt=0.1, support=-1)
+    for support in (-1, float("inf"), float("nan"), True):
+        with pytest.raises(ValueError, match=f"support={support}; give a finite radius"):
+            ParticleStepper(stepper.model, dt=0.1, support=support)
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-9, 0.6])
+def test_flows_of_other_supports_are_seen_with_that_of_the_stepper(flows, factor):
+    """Supports that differ by rounding, or of two resolutions: the training is that of flows with one support."""
+    support, options = flows[0].particles.support, ParticleOptions(steps=3, batch_size=6)
+    others = [dataclasses.replace(run, particles=run.particles.replace(support=factor * support)) for run in flows[1:]]
+    losses = fit_particles(stepper_of(flows), [flows[0], *others], options)
+    assert losses == fit_particles(stepper_of(flows), flows, options)
+    none = stepper_of(flows)
+    none.support = None
+    with pytest.raises(ValueError, match="differ in support"):
+        fit_particles(none, [flows[0], *others], options)
+    if factor > 1:
+        assert ParticleStepper.from_frames(none.model, [flows[0], *others]).support == support, "apart by rounding"
 
 
 def test_refusals(flows):
