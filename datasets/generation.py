@@ -40,13 +40,14 @@ from opkernels.datasets.recipe import Recipe, read_recipe
 from opkernels.datasets.recipe_files import bundled, load_data, override
 from opkernels.datasets.trajectories import Trajectories, open_trajectories
 from opkernels.datasets.workers import run_tasks
-from opkernels.storage import read_header, read_tensors, write_tensors, write_text
+from opkernels.storage import locked, read_header, read_tensors, write_tensors, write_text
 
 __all__ = ["generate"]
 
 _ERROR_TASK = -1  # the task that measures the solver's own error
 _PATIENCE = 60.0  # seconds until a file that another machine has written must show up here
 
+_ROUGH = 0.01  # error of a solver from which on its user should hear of it
 Runner = Callable[[str, dict, Sequence[int]], Iterator[int]]  # (function, job, tasks) -> tasks as they finish
 
 
@@ -186,25 +187,17 @@ def _is_done(path: Path, kind: _Kind, recipe: Recipe | ParticleRecipe) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a generation; it goes with the process that holds it, however that ends."""
-    import fcntl
-
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = folder / "lock"
-        with name.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is generating {path}; wait for it, or choose another file") from None
-            if not name.exists() or name.stat().st_ino != os.fstat(lock.fileno()).st_ino:
-                continue  # the other process finished meanwhile and took the folder away
-            try:
-                yield
-            finally:
-                if folder.exists() and not any(folder.glob("*.shard")):  # nothing worth keeping
-                    shutil.rmtree(folder)
-            return
+    """Hold the lock of a generation."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock"))
+        except BlockingIOError:
+            raise ValueError(f"another process is generating {path}; wait for it, or choose another file") from None
+        try:
+            yield
+        finally:
+            if folder.exists() and not any(folder.glob("*.shard")):  # nothing worth keeping
+                shutil.rmtree(folder)
 
 
 def _versions() -> dict[str, str]:
@@ -408,6 +401,15 @@ def run(arguments) -> None:
     with _client(arguments.dask) as executor:
         data = generate(override(load_data(arguments.recipe), arguments.overrides), output, workers=arguments.workers, executor=executor)
     print(f"{output}: {data}")
+    if told := _told(data.attributes.get("solver_error")):
+        print(told)
+
+
+def _told(error) -> str:
+    """Say how large the solver's own error is, where it was measured, and what to do about a large one."""
+    largest = float(np.max(error)) if error is not None and np.size(error) else 0.0
+    advice = "; a finer resolution, smoother initial states or more viscosity lower it" if largest > _ROUGH else ""
+    return f"the solver's own error is at most {100 * largest:.2g} %{advice}" if largest else ""
 
 
 def _client(address: str | None) -> contextlib.AbstractContextManager[Any]:

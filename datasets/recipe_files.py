@@ -65,6 +65,8 @@ def load_data(recipe: str | os.PathLike | Mapping) -> dict:
     if str(recipe) in known and not path.is_file():
         path = known[str(recipe)]
     if not path.is_file():
+        if path.suffix in (".yaml", ".yml"):
+            raise ValueError(f"there is no file {recipe}; check the name, or list the bundled recipes with opkernels generate --list")
         close = difflib.get_close_matches(str(recipe), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"give a YAML file or one of {', '.join(known)}"
         raise ValueError(f"there is no recipe {recipe}; {hint}")

@@ -139,7 +139,7 @@ COMMANDS = (
         "evaluation.transfer:run",
         (
             arg("config", metavar="CONFIG", help="a YAML file with the sections datasets, models and training"),
-            OVERRIDES,
+            arg("overrides", nargs="*", metavar="key=value", help="change a value of the file: minutes=1, training.seeds=[0]"),
             arg("--workers", type=int, metavar="N", help="cells at once, each in a process of one thread (default: 1)"),
             arg("--quiet", action="store_true", help="print nothing"),
         ),
@@ -151,7 +151,7 @@ COMMANDS = (
         "evaluation.commands:run_certify",
         (
             *RUN,
-            arg("--tolerance", type=float, metavar="E", help="largest error from 64 samples per axis on, for models of finite order"),
+            arg("--tolerance", type=float, metavar="E", help="largest error from 64 samples per axis on (default: 1e-3)"),
             arg("--single", action="store_true", help="test in float32 (default: float64)"),
         ),
         "opkernels certify runs/ns2d\nopkernels certify runs/local_no --tolerance 0.02",
@@ -218,7 +218,7 @@ def _overview() -> str:
 def _parser(command: Command) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"opkernels {command.name}",
-        description=command.summary[0].upper() + command.summary[1:] + ".",
+        description=command.summary[0].upper() + command.summary[1:] + ("" if command.summary.endswith("?") else "."),
         epilog="examples:\n" + "\n".join(f"  {line}" for line in command.examples.splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

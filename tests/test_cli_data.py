@@ -1,5 +1,6 @@
 """The command line of datasets: generate, inspect, info; help is quick, mistakes are one sentence."""
 
+import re
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ def test_generate_and_inspect(capsys, tmp_path):
     file = str(tmp_path / "d.nc")
     code, out, err = run(capsys, "generate", "navier_stokes_viscosities", "-o", file, *SMALL, "--workers", "1")
     assert code == 0 and "3 samples of vorticity on 16 x 16 points" in out and err == ""
+    assert re.search(r"the solver's own error is at most [\d.e-]+ %", out)
     assert open_trajectories(file).parameters["viscosity"].shape == (3,)
     picture = tmp_path / "d.png"
     code, out, err = run(capsys, "inspect", file, "--picture", str(picture))
@@ -51,6 +53,12 @@ def test_generate_and_inspect(capsys, tmp_path):
         "parameter viscosity", "NavierStokes2D", "seed 0", "relative L2, n against 2n", "name: NavierStokes2D",
     ):  # fmt: skip
         assert part in out, part
+
+
+def test_generate_says_what_to_do_about_a_large_error(capsys, tmp_path):
+    rough = ["samples=1", "resolution=16", "times={start: 0, stop: 1, count: 2}", "initial.sigma=400"]
+    code, out, _ = run(capsys, "generate", "fno_navier_stokes_1e-5", "-o", str(tmp_path / "d.nc"), *rough, "--workers", "1")
+    assert code == 0 and "%; a finer resolution" in out
 
 
 def test_generate_lists_its_recipes(capsys):

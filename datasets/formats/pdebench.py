@@ -229,8 +229,9 @@ def _read_groups(file, path: Path, layout: str, periodic: bool | None) -> Trajec
     told["groups"] = [_attributes(file[name]) for name in names]
     square = len(letters) == 2 and lengths[0] == lengths[1] and "diff-react" in path.name
     assumed = ["its axes are read as (x, y); PDEBench stores diffusion-reaction as (y, x)"] if square else []
-    first_group = {name for name, value in file[names[0]].attrs.items() if np.asarray(value).dtype.kind in "fiu" and not np.ndim(value)}
-    parameters = {key: np.array([file[name].attrs[key] for name in names]) for key in sorted(first_group)}
+    values = {key: [np.asarray(file[name].attrs[key]) for name in names if key in file[name].attrs] for key in sorted(file[names[0]].attrs)}
+    numbers = {key: v for key, v in values.items() if len(v) == len(names) and all(n.ndim == 0 and n.dtype.kind in "fiu" for n in v)}
+    parameters = {key: np.array(v) for key, v in numbers.items()}
     origin = _origin(path, told, carried, around, periodic, assumed)
     return assemble(arrays, Domain(axes), coordinates["t"].astype(float), parameters, origin)
 

@@ -212,7 +212,7 @@ def plot_heat_map(table: xarray.Dataset, dataset: str, metric: str = "rollout") 
         axes.text(j, i, percent(errors[i, j]), ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(resolutions)), [f"{r}\n(training)" if r == training else r for r in resolutions])
     axes.set_yticks(range(len(known)), known)
-    bar = figure.colorbar(picture, label="error over that at the training resolution")
+    bar = figure.colorbar(picture, label="error over that\nat the training resolution")
     for formatter in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
         formatter(lambda value, _: f"{value:g}")
     finish(figure, f"{dataset}: {ERRORS[metric]}, in percent")

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{source} is a run, and goes on in its own folder; leave out run_dir, or give a configuration")
         source, resume = source / "config.yaml", True
     elif not source.exists():
-        raise ValueError(f"there is no configuration {source}; check the name")
+        raise ValueError(f"there is no configuration and no run folder {source}; check the name")
     if describes_particles(source):
         from opkernels.training import particle_runs
 

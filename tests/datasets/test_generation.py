@@ -544,6 +544,8 @@ def test_overrides_and_places_of_recipes(tmp_path):
     for word, told in (("samples", "write key=value"), ("samples.x=1", "reaches inside samples"), ("a=[1", "cannot read the value")):
         with pytest.raises(ValueError, match=told):
             override(SMALL, [word])
+    with pytest.raises(ValueError, match="there is no file none.yaml; check the name"):
+        generate("none.yaml", tmp_path / "a.nc")
     with pytest.raises(ValueError, match="there is no recipe navier_stokes_dem; did you mean navier_stokes_demo"):
         read_recipe("navier_stokes_dem")
     (tmp_path / "a.yaml").write_text("solver: [1\nb: 2")

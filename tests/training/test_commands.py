@@ -235,7 +235,7 @@ BAD = [
     (["c.yaml", "model.n_mode=3"], "model.n_mode: is unknown; did you mean n_modes?"),
     (["c.yaml", "model.n_modes=[3]"], "n_modes=(3,) on a 2-D domain"),
     (["c.yaml", "model.n_modes=many"], "model: FNO does not take these arguments|n_modes"),
-    (["none.yaml"], "there is no configuration none.yaml"),
+    (["none.yaml"], "there is no configuration and no run folder none.yaml"),
     (["foreign"], "foreign is not a run folder (it holds no config.yaml)"),
     (["c.yaml", "data.path=none.nc"], "there is no dataset none.nc"),
     (["c.yaml", "data.path=c.yaml"], "c.yaml"),
