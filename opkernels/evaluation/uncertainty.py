@@ -6,7 +6,7 @@ spread. `measure_coverage` counts on other samples, at other resolutions, how of
 
 | number         | meaning                                                                                | best               |
 | -------------- | -------------------------------------------------------------------------------------- | ------------------ |
-| `coverage`     | share of samples whose truth is in the band (on a share of the domain, in all fields)  | what was asked for |
+| `coverage`     | share of samples whose truth is in the band (on a share of the domain, in each field)  | what was asked for |
 | `spread_skill` | root of (M + 1)/M <sigma²> over <(m - r)²>, means over domain and samples, each field  | 1; below: too sure |
 | `crps`         | continuous ranked probability score, in units of the field                             | small              |
 
