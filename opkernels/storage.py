@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["read_header", "read_tensors", "write_atomically", "write_tensors", "write_text"]
+__all__ = ["locked", "read_header", "read_tensors", "write_atomically", "write_tensors", "write_text"]
 
 _KEY = "opkernels"
 
@@ -44,6 +45,30 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock, an empty file that is taken away at the end; it goes with the process that holds it, however that ends.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it, unless `wait`.
+    """
+    import fcntl
+
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                continue  # the process that held it has finished meanwhile, and taken the file away
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], header: Mapping) -> None:

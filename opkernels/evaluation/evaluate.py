@@ -27,7 +27,7 @@ from opkernels.surrogate import Surrogate
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["PREDICTORS", "evaluate", "last_frames", "parse_resolution"]
+__all__ = ["PREDICTORS", "evaluate", "last_frames", "parse_resolution", "stored_steps"]
 
 PREDICTORS = ("model", "persistence", "upsampled")
 _BATCH_POINTS = 2**20
@@ -164,7 +164,7 @@ class _Plan:
             raise ValueError("evaluate got no resolutions; give at least one")
         for shape in shapes:
             data.at(*shape)  # refuses what is finer than stored
-        stored = _stored_steps(surrogate, data, steps)
+        stored = stored_steps(surrogate.dt, surrogate.window, data, steps)
         given, frames = stored[: surrogate.window], stored[surrogate.window :]
         times = np.zeros(data.n_times) if data.times is None else np.asarray(data.times, dtype=float)
         nyquist = min(np.pi / h for shape in shapes for h in data.domain.grid(shape).spacing)
@@ -225,25 +225,24 @@ def _said(domain: Domain | Sphere) -> str:
     return " x ".join(f"[{a.lower:g}, {a.upper:g}] ({'periodic' if a.periodic else 'walls'}, {a.points})" for a in domain.axes)
 
 
-def _stored_steps(surrogate: Surrogate, data: Trajectories, steps: int | None) -> tuple[int, ...]:
-    """Return the stored steps of the frames given and of those to predict."""
-    if surrogate.dt is None:
+def stored_steps(dt: float | None, window: int, data: Trajectories, steps: int | None) -> tuple[int, ...]:
+    """Return the stored steps of the `window` frames given and of those to predict; of a direct map (no `dt`), the first and the last."""
+    if dt is None:
         return (0, data.n_times - 1)
     if data.times is None or len(data.times) < 2:
         raise ValueError("the surrogate steps in time, but the dataset has no second time; give trajectories")
     times = np.asarray(data.times, dtype=float)
-    stride = int(round(surrogate.dt / (times[1] - times[0])))
+    stride = int(round(dt / (times[1] - times[0])))
     chosen = times[::stride] if stride else times
-    if not stride or len(chosen) < 2 or not np.allclose(np.diff(chosen), surrogate.dt, rtol=1e-4):
+    if not stride or len(chosen) < 2 or not np.allclose(np.diff(chosen), dt, rtol=1e-4):
         raise ValueError(
-            f"the surrogate steps by {surrogate.dt:g}, but the data are stored every {times[1] - times[0]:g} "
+            f"the surrogate steps by {dt:g}, but the data are stored every {times[1] - times[0]:g} "
             f"from {times[0]:g} to {times[-1]:g}; give data whose spacing divides its step"
         )
-    window = surrogate.window
     longest = len(chosen) - window
     if longest < 1:
         raise ValueError(
-            f"the surrogate takes {window} frames {surrogate.dt:g} apart, but the data hold {len(chosen)} of them, and no truth "
+            f"the surrogate takes {window} frames {dt:g} apart, but the data hold {len(chosen)} of them, and no truth "
             "after; give longer trajectories"
         )
     steps = longest if steps is None else steps

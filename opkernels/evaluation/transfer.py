@@ -3,7 +3,11 @@
 Every cell is one model, one dataset and one seed, trained with the same budget (epochs, or CPU time) and evaluated by
 `opkernels.evaluate` at every resolution of the dataset's row. A finished cell is one JSON file in ``run_dir/cells``, so that
 a killed table goes on where it stopped and a new row costs only its own cells. A model that refuses a dataset (a domain it is
-not made for, say) leaves its reason in place of numbers, and is asked again by the next call.
+not made for, say), or whose training fails (its loss is not finite, say), leaves the reason in place of numbers, and is asked again by
+the next call. Several processes may work on one table: each takes the cells that no other is at.
+
+A cell knows its settings and the data it was computed from (`data_mark`), and so do the weights of one that was cut off, in
+``run_dir/runs``: weights of other settings or data are removed, never gone on with.
 
 With a budget in CPU minutes, the time of a few training steps is measured first and the number of epochs follows; a
 learning-rate schedule then ends where the budget does. What was really spent is in the cell. Where a GPU computes, seconds are those
@@ -12,20 +16,24 @@ of the clock.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
 import math
+import shutil
+import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opkernels.configuration import bounded, build, override, read_yaml, refuse, show
-from opkernels.storage import write_text
-from opkernels.training.config import Config, Data, Training, read_config
+from opkernels.storage import locked, write_text
+from opkernels.training.config import Config, Data, Split, Training, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +43,11 @@ if TYPE_CHECKING:
     from opkernels.surrogate import Surrogate
 
 _TRIAL_SECONDS = 1.5  # CPU time after which the speed of the training steps is known well enough
+_TRIAL_RATE = 1e-9  # of learning: a trial takes as long, and does not diverge
+_NOTED = "cell.json"  # in the folder of a run: what it is trained for, and the seconds spent
+_NOTED_EVERY = 1.0  # seconds
+# What a model raises that does not take its input or memory; a full disk stops the table
+_FAILURES = (ValueError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 __all__ = ["Cell", "TransferConfig", "read_transfer_config", "transfer", "transfer_cells"]
 
@@ -92,7 +105,7 @@ class TransferConfig:
     models: dict = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     minutes: float | None = bounded(None, above=0.0)
-    coverage: float | None = None
+    coverage: float | None = bounded(None, above=0.0)
 
 
 @dataclass(frozen=True)
@@ -163,19 +176,63 @@ def read_transfer_config(source: Path | str | Mapping, overrides: Sequence[str] 
     assert config is not None, "without mistakes there is a configuration"
     rows = {}
     for name, row in config.datasets.items():
-        rows[name] = build(Row, row, mistakes, where=f"datasets.{name}")
-        if rows[name] is not None and not rows[name].resolutions:
-            mistakes.append(f"datasets.{name}.resolutions: is missing; say where the models are asked")
+        rows[name] = _read_row(f"datasets.{name}", row, mistakes)
     for name, model in config.models.items():
-        if not isinstance(model, Mapping | None):
-            mistakes.append(f"models.{name}: got {show(model)}; give the arguments of the model")
-    mistakes += [f"{part}: is empty; give at least one" for part in ("datasets", "models") if not getattr(config, part)]
+        _check_model(f"models.{name}", model, mistakes)
+    for part, named in (("datasets", config.datasets), ("models", config.models)):
+        _check_names(part, list(named), mistakes)
+    _check_seeds("training", config.training, mistakes)
+    if config.coverage is not None and config.coverage >= 1:
+        mistakes.append(f"coverage: got {show(config.coverage)}; give less than 1")
     refuse(where, mistakes)
     named = "transfer" if isinstance(source, Mapping) else Path(source).stem
     config = dataclasses.replace(config, datasets=rows, run_dir=config.run_dir or str(Path("runs") / named))
     for _ in transfer_cells(config):  # every cell is a configuration of its own, and checked as one
         pass
     return config
+
+
+def _read_row(where: str, raw, mistakes: list[str]) -> Row | None:
+    row = build(Row, raw, mistakes, where=where)
+    if row is None:
+        return None
+    if not row.resolutions:
+        mistakes.append(f"{where}.resolutions: is missing; say where the models are asked")
+    training = build(Training, row.training, mistakes, where=f"{where}.training")
+    if training is None or "seeds" not in row.training:
+        return row
+    _check_seeds(f"{where}.training", training, mistakes)
+    return dataclasses.replace(row, training=row.training | {"seeds": list(training.seeds)})  # of one, too, a list
+
+
+def _check_seeds(where: str, training: Training, mistakes: list[str]) -> None:
+    if not training.seeds:
+        mistakes.append(f"{where}.seeds: is empty; give at least one")
+    if len(set(training.seeds)) < len(training.seeds):
+        mistakes.append(f"{where}.seeds: got {show(list(training.seeds))}; give every seed once")
+
+
+def _check_model(where: str, model, mistakes: list[str]) -> None:
+    if not isinstance(model, Mapping | None):
+        mistakes.append(f"{where}: got {show(model)}; give the arguments of the model")
+        return
+    own = (model or {}).get("training")
+    if not isinstance(own, Mapping | None):
+        mistakes.append(f"{where}.training: got {show(own)}; give a mapping, such as {{lr: 1e-3}}")
+    elif own and "seeds" in own:
+        mistakes.append(f"{where}.training.seeds: seeds are those of a whole row; give them in training, or in the training of a dataset")
+
+
+def _check_names(part: str, names: list, mistakes: list[str]) -> None:
+    """Names become those of files and folders."""
+    if not names:
+        mistakes.append(f"{part}: is empty; give at least one")
+    files: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str) or not name.strip(". "):
+            mistakes.append(f"{part}: got the name {show(name)}; give a text with letters or digits, in quotes where it is a number")
+        elif (before := files.setdefault(_file_name(name), name)) != name:
+            mistakes.append(f"{part}: {before!r} and {name!r} would have the same files; rename one")
 
 
 def transfer_cells(config: TransferConfig) -> Iterator[Cell]:
@@ -243,9 +300,9 @@ def transfer(
     Raises
     ------
     ValueError
-        If the configuration is wrong, no model of it can be trained, or a cell in the folder was computed with other settings.
+        If the configuration is wrong, a dataset cannot answer what its row asks (told before anything is trained), no model
+        can be trained, or a cell in the folder was computed with other settings or from other data.
     """
-    from opkernels.datasets.workers import run_tasks
     from opkernels.evaluation.transfer_table import collect, write_tables
 
     base = "."
@@ -258,19 +315,34 @@ def transfer(
     if not quiet and len(waiting) < len(cells):
         print(f"{len(cells) - len(waiting)} of {len(cells)} cells are there already")
     _make_data(cells, base)
-    _check_coverage(cells, base)
-    job = {"config": _plain(config), "base": base}
-    for done, i in enumerate(run_tasks("evaluation.transfer:run_cell", job, waiting, min(workers, max(len(waiting), 1))), 1):
-        if not quiet:
-            print(f"[{done}/{len(waiting)}] {_summary(_finished(folder, cells[i]) or {})}", flush=True)
+    _check_rows(cells, base)
+    _check_same_data(folder, cells, base)
+    _run_cells(config, cells, waiting, base, workers, quiet)
     seeds = dict.fromkeys(seed for row in config.datasets.values() for seed in _seeds(config, row))
     names = tuple(config.datasets), tuple(config.models), tuple(seeds)
     found = [_finished(folder, cell) or {} for cell in cells]
-    if all("refused" in cell for cell in found):
-        raise ValueError("no model of the table can be trained: " + "; ".join(dict.fromkeys(cell["refused"] for cell in found)))
+    if not any("errors" in cell for cell in found):
+        told = dict.fromkeys(str(cell.get("refused") or cell.get("failed")) for cell in found)
+        raise ValueError("no model of the table can be trained: " + "; ".join(told))
     table = collect(names, found)
     write_tables(table, folder)
     return table
+
+
+def _run_cells(config: TransferConfig, cells: Sequence[Cell], waiting: Sequence[int], base: str, workers: int, quiet: bool) -> None:
+    """Compute the cells of these numbers; those that another process is at come last, and are waited for."""
+    from opkernels.datasets.workers import run_tasks
+
+    folder, done, todo = Path(config.run_dir), 0, waiting
+    for wait in (False, True):
+        job = {"config": _plain(config), "base": base, "wait": wait}
+        for i in run_tasks("evaluation.transfer:run_cell", job, todo, min(workers, max(len(todo), 1))):
+            found = _finished(folder, cells[i])
+            done += found is not None
+            told = f"{_who(vars(cells[i]))}: another process is at it" if found is None else _summary(found)
+            if not quiet:
+                print(f"[{done}/{len(waiting)}] {told}", flush=True)
+        todo = [i for i in waiting if _finished(folder, cells[i]) is None]
 
 
 def run(arguments) -> None:
@@ -299,8 +371,42 @@ def _finished(folder: Path, cell: Cell) -> dict | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; delete it, and the cell is computed again") from error
     if digest != cell.digest:
-        raise ValueError(f"{path} was computed with other settings; delete it, or choose another run_dir")
+        raise ValueError(
+            f"{path} was computed with other settings; delete this file, and the cell is trained anew, or choose another run_dir"
+        )
     return found
+
+
+def data_mark(cell: Cell, base: Path | str) -> str:
+    """Return eight digits that name the data of a cell's row: all that is small, and the first and last frames; a copy has the same."""
+    mark = 0
+    for data in (_all_data(cell, base), *(_truths(cell, base) if cell.row.test else ())):
+        small = (list(data.fields), data.shape, len(data), repr(data.domain))
+        numbers = [*data.parameters.values(), *([] if data.times is None else [data.times])]
+        numbers.append(data.read([0, len(data) - 1], [0, data.n_times - 1]).numpy())
+        for part in (repr(small).encode(), *(values.tobytes() for values in numbers)):
+            mark = zlib.crc32(part, mark)
+    return f"{mark:08x}"
+
+
+def _all_data(cell: Cell, base: Path | str) -> Trajectories:
+    """Return all samples of a row's dataset, as stored."""
+    from opkernels.training.build import open_splits
+
+    whole = dataclasses.replace(cell.config.data, resolution=None, samples=None, split=Split(1.0, 0.0, 0.0))
+    return open_splits(dataclasses.replace(cell.config, data=whole), base).train
+
+
+def _check_same_data(folder: Path, cells: Sequence[Cell], base: str) -> None:
+    """Refuse cells that were computed from other data than there are now under the same name."""
+    marks = {cell.dataset: data_mark(cell, base) for cell in {cell.dataset: cell for cell in cells}.values()}
+    for cell in cells:
+        if (_finished(folder, cell) or {}).get("data", marks[cell.dataset]) != marks[cell.dataset]:  # the first cells had no mark
+            path = folder / "cells" / f"{cell.name}.json"
+            raise ValueError(
+                f"{path} was computed from other data than {cell.dataset} now has; delete the folder {path.parent}, and its cells are "
+                "trained anew, or choose another run_dir"
+            )
 
 
 def _make_data(cells: Sequence[Cell], base: str) -> None:
@@ -311,27 +417,69 @@ def _make_data(cells: Sequence[Cell], base: str) -> None:
         open_splits(cell.config, base)
 
 
-def _check_coverage(cells: Sequence[Cell], base: str) -> None:
-    """Refuse a coverage that the validation samples of a dataset are too few for, before anything is trained."""
+def _check_rows(cells: Sequence[Cell], base: str) -> None:
+    """Refuse, before anything is trained, what a dataset cannot answer: resolutions, lengths, and a coverage of too few samples."""
+    for cell in {(cell.dataset, cell.model): cell for cell in cells}.values():
+        try:
+            _check_row(cell, base)
+        except ValueError as error:
+            told = str(error)
+            raise ValueError(told if told.startswith(cell.dataset) else f"{cell.dataset}: {told}") from error
+
+
+def _check_row(cell: Cell, base: str) -> None:
     from opkernels.evaluation.conformal import conformal_rank
+    from opkernels.evaluation.evaluate import parse_resolution
     from opkernels.training.build import open_splits
 
-    for cell in {cell.dataset: cell for cell in cells}.values():
-        if cell.coverage is None:
-            return
-        held = open_splits(cell.config, base).validation
+    splits, sources = open_splits(cell.config, base), _truths(cell, base)
+    domain = splits.train.domain
+    for data in sources:
+        if data.domain != domain:
+            raise ValueError(f"the test data live on another domain than the training data: {data}; give data of one domain")
+    for resolution in cell.row.resolutions:
+        shape = parse_resolution(resolution, domain.ndim)
+        _source(sources, shape).at(*shape)
+    held = splits.validation
+    if cell.coverage is not None:
         try:
             conformal_rank(0 if held is None else len(held), cell.coverage)
         except ValueError as error:
             raise ValueError(f"{cell.dataset}, whose validation samples calibrate: {error}") from error
+    frames = [_frames(cell, splits.train, data) for data in sources]
+    known = None if cell.coverage is None or held is None else _frames(cell, splits.train, held)
+    if known is not None and (n := max(n or 0 for n in frames)) > known:
+        raise ValueError(f"the validation samples, which calibrate, hold {known} frames to predict, the test data {n}; give steps: {known}")
+
+
+def _frames(cell: Cell, train: Trajectories, data: Trajectories) -> int | None:
+    """Return how many frames a rollout on these data predicts; None where the model's settings refuse the training data."""
+    from opkernels.evaluation.evaluate import stored_steps
+    from opkernels.training.build import regime_of
+
+    try:
+        regime = regime_of(cell.config, train)
+        regime.offsets(regime.unroll, train.n_times)
+    except ValueError:  # the model's own matter, and the reason in its cell
+        return None
+    dt = None
+    if regime.kind != "direct" and train.times is not None:
+        dt = regime.stride * float(train.times[-1] - train.times[0]) / (train.n_times - 1)
+    return len(stored_steps(dt, regime.window, data, cell.row.steps)) - regime.window
 
 
 def run_cell(job: dict, index: int) -> None:
-    """Train and evaluate cell `index` of the table in ``job["config"]`` and write its file."""
+    """Train and evaluate cell `index` of the table in ``job["config"]`` and write its file.
+
+    One that another process is at is left to it, or with ``job["wait"]`` waited for.
+    """
     config = read_transfer_config(job["config"])
     cell = list(transfer_cells(config))[index]
-    found = compute(cell, Path(job["base"]))
-    write_text(_made(Path(config.run_dir) / "cells" / f"{cell.name}.json"), json.dumps(found, indent=1) + "\n")
+    folder = Path(config.run_dir)
+    path = _made(folder / "cells" / f"{cell.name}.json")
+    with contextlib.suppress(BlockingIOError), locked(path.with_suffix(".lock"), wait=job["wait"]):
+        if "errors" not in (_finished(folder, cell) or {}):  # the process that had the lock may have made it
+            write_text(path, json.dumps(compute(cell, Path(job["base"])), indent=1) + "\n")
 
 
 def _made(path: Path) -> Path:
@@ -340,35 +488,88 @@ def _made(path: Path) -> Path:
 
 
 def compute(cell: Cell, base: Path) -> dict:
-    """Train one cell and evaluate it; return plain data."""
+    """Train one cell and evaluate it; return plain data.
+
+    Every cell has `digest`, `data`, `dataset`, `model` and `seed`; then either `refused` or `failed`, the reason, or the numbers,
+    with `errors` by resolution.
+    """
     from opkernels.training.build import open_splits
-    from opkernels.training.checkpoint import LAST
+
+    known = {"digest": cell.digest, "data": data_mark(cell, base)}
+    named = known | {"dataset": cell.dataset, "model": cell.model, "seed": cell.seed}
+    train = open_splits(cell.config, base).train
+    if reason := _refusal(cell, train, base):
+        return named | {"refused": reason}
+    try:
+        return named | _measure(cell, train, base, known)
+    except _FAILURES as error:
+        return named | {"failed": _reason(error)}
+
+
+def _measure(cell: Cell, data: Trajectories, base: Path, known: Mapping) -> dict:
+    """Train a cell, on `data`, and evaluate it; `known` is what weights must be of to be gone on with."""
     from opkernels.training.commands import train
 
-    config, splits = cell.config, open_splits(cell.config, base)
-    if reason := _refusal(cell, splits.train, base):
-        return {"digest": cell.digest, "dataset": cell.dataset, "model": cell.model, "seed": cell.seed, "refused": reason}
-    folder = Path(config.run_dir)
-    resumed = (folder / LAST).exists()
-    epochs = _epochs(cell, splits.train, base, folder if resumed else None)
-    config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    start = _clock(config)
-    train(config, base=base, resume=resumed, quiet=True)
-    seconds = _clock(config) - start
-    surrogate = _load(config, splits.train, base)
+    folder = Path(cell.config.run_dir)
+    spent = _begun(folder, known)
+    epochs = _epochs(cell, data, base, None if spent is None else folder)
+    config = dataclasses.replace(cell.config, training=dataclasses.replace(cell.config.training, epochs=epochs))
+    with _noted(_made(folder / _NOTED), known, spent or 0.0, config) as seconds:
+        train(config, base=base, resume=spent is not None, quiet=True)
+    surrogate = _load(config, data, base)
     return {
-        "digest": cell.digest,
-        "dataset": cell.dataset,
-        "model": cell.model,
-        "seed": cell.seed,
-        "training_resolution": "x".join(map(str, splits.train.shape)),
+        "training_resolution": "x".join(map(str, data.shape)),
         "parameters": sum(p.numel() for p in surrogate.model.parameters() if p.requires_grad),
         "epochs": epochs,
-        "cpu_seconds": None if resumed else seconds,
-        "seconds_per_sample": _seconds_per_sample(surrogate, splits.train, config),
+        "cpu_seconds": seconds(),
+        "seconds_per_sample": _seconds_per_sample(surrogate, data, config),
         "coverage": cell.coverage,
         "errors": _errors(cell, surrogate, base),
     }
+
+
+def _begun(folder: Path, known: Mapping) -> float | None:
+    """Return the seconds that a run has taken so far, or None where none was begun; weights of other settings or data are removed."""
+    from opkernels.training.checkpoint import holds_checkpoint
+
+    if not holds_checkpoint(folder):
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads((folder / _NOTED).read_text(encoding="utf-8"))
+        if {name: noted[name] for name in known} == known:
+            return float(noted["seconds"])
+    shutil.rmtree(folder)
+    return None
+
+
+@contextlib.contextmanager
+def _noted(path: Path, known: Mapping, before: float, config: Config) -> Iterator[Callable[[], float]]:
+    """Note what is trained and the seconds spent on it, `before` and now, over and over: a kill loses the last second at most."""
+    start, over = _clock(config), threading.Event()
+    taken: list[float] = []
+
+    def seconds() -> float:
+        return taken[0] if taken else before + _clock(config) - start
+
+    def note() -> None:
+        part = path.with_suffix(".part")  # not write_text: it sets the process's umask for a moment, which is not a thread's to set
+        part.write_text(json.dumps({**known, "seconds": seconds()}), encoding="utf-8")
+        part.replace(path)
+
+    def keep_noting() -> None:
+        while not over.wait(_NOTED_EVERY):
+            note()
+
+    note()
+    thread = threading.Thread(target=keep_noting, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        over.set()
+        thread.join()
+        taken.append(seconds())
+        note()
 
 
 def _refusal(cell: Cell, data: Trajectories, base: Path) -> str | None:
@@ -377,9 +578,17 @@ def _refusal(cell: Cell, data: Trajectories, base: Path) -> str | None:
 
     try:
         _trial(cell, build_model(cell.config, data, cell.seed, base), data.select(slice(0, 1)), 1)
-    except ValueError as error:
-        return str(error)
+    except _FAILURES as error:
+        return _reason(error)
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Return a refusal of this package as it is, and the first line of what others raise."""
+    told = str(error).splitlines()[:1]
+    if isinstance(error, ValueError):
+        return str(error) or "ValueError"
+    return told[0] if told and isinstance(error, (RuntimeError, TypeError, IndexError)) else ": ".join([type(error).__name__, *told])
 
 
 def _load(config: Config, data: Trajectories, base: Path) -> Surrogate:
@@ -431,7 +640,7 @@ def _trial(cell: Cell, model, data: Trajectories, epochs: int) -> float:
         parameters=cell.config.data.parameters,
         epochs=epochs,
         batch_size=t.batch_size,
-        lr=t.lr,
+        lr=_TRIAL_RATE,
         loss=t.loss,
         regime=regime_of(cell.config, data),
         precision=t.precision,
@@ -468,14 +677,18 @@ def _errors(cell: Cell, surrogate: Surrogate, base: Path) -> dict[str, dict[str,
     covered = _bound(cell, surrogate, base)
     for resolution in cell.row.resolutions:
         shape = parse_resolution(resolution, surrogate.domain.ndim)
-        data = next((d for d in sources if all(n >= m for n, m in zip(d.shape, shape, strict=True))), sources[-1])
         try:
-            errors = evaluate(surrogate, data, [shape], steps=cell.row.steps)
+            errors = evaluate(surrogate, _source(sources, shape), [shape], steps=cell.row.steps)
             numbers = _numbers(errors) | covered(errors)
-        except ValueError as error:
-            numbers = {"refused": str(error)}
+        except _FAILURES as error:
+            numbers = {"refused": _reason(error)}
         found["x".join(map(str, shape))] = numbers
     return found
+
+
+def _source(sources: Sequence[Trajectories], shape: tuple[int, ...]) -> Trajectories:
+    """Return the coarsest of the datasets that holds a resolution."""
+    return next((data for data in sources if all(n >= m for n, m in zip(data.shape, shape, strict=True))), sources[-1])
 
 
 def _bound(cell: Cell, surrogate: Surrogate, base: Path) -> Callable[[xarray.Dataset], dict[str, float]]:
@@ -494,8 +707,6 @@ def _bound(cell: Cell, surrogate: Surrogate, base: Path) -> Callable[[xarray.Dat
     def count(errors: xarray.Dataset) -> dict[str, float]:
         scores = _samples(errors)
         n = scores.shape[0]
-        if n > len(known):
-            raise ValueError(f"the bound is calibrated for {len(known)} frames, but the test data hold {n}; give the row fewer steps")
         bound = conformal_quantile(torch.tensor(known[:n].mean(0)), asked)
         return {"coverage": float((scores.mean(0) <= float(bound)).mean())}
 
@@ -507,7 +718,7 @@ def _samples(errors: xarray.Dataset) -> np.ndarray:
     return errors.rel_l2_sample.sel(predictor="model").isel(resolution=0).values
 
 
-def _truths(cell: Cell, base: Path) -> list[Trajectories]:
+def _truths(cell: Cell, base: Path | str) -> list[Trajectories]:
     """Return the datasets to evaluate on, the coarsest first."""
     from opkernels.datasets.trajectories import open_trajectories
     from opkernels.training.build import open_splits
@@ -519,7 +730,7 @@ def _truths(cell: Cell, base: Path) -> list[Trajectories]:
             raise ValueError(f"{cell.dataset} puts no samples aside for the test; give data.split.test, or the row's test: [FILE]")
         return [test]
     paths = (Path(name) for name in cell.row.test)
-    return sorted((open_trajectories(p if p.exists() else base / p) for p in paths), key=lambda d: math.prod(d.shape))
+    return sorted((open_trajectories(p if p.exists() else Path(base) / p) for p in paths), key=lambda d: math.prod(d.shape))
 
 
 def _numbers(errors: xarray.Dataset) -> dict[str, float | None]:
@@ -534,15 +745,20 @@ def _numbers(errors: xarray.Dataset) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(float(value)) else None for name, value in values.items()}
 
 
+def _who(cell: Mapping) -> str:
+    return f"{cell['model']} on {cell['dataset']}, seed {cell['seed']}"
+
+
 def _summary(cell: Mapping) -> str:
     from opkernels.evaluation.tables import percent
 
-    who = f"{cell['model']} on {cell['dataset']}, seed {cell['seed']}"
-    if "refused" in cell:
-        return f"{who}: refused, {cell['refused']}"
-    first = cell["training_resolution"] if cell["training_resolution"] in cell["errors"] else next(iter(cell["errors"]))
-    error = cell["errors"][first].get("rollout")
-    shown = "diverged" if error is None else f"{percent(error)} % at {first}"
+    for word in ("refused", "failed"):
+        if word in cell:
+            return f"{_who(cell)}: {word}, {cell[word]}"
+    answers = {n: values for n, values in cell["errors"].items() if "refused" not in values}
+    first = cell["training_resolution"] if cell["training_resolution"] in answers else next(iter(answers), "")
+    error = answers[first].get("rollout") if answers else None
+    shown = "no answer" if not answers else "diverged" if error is None else f"{percent(error)} % at {first}"
     spent = "" if cell["cpu_seconds"] is None else f", {cell['cpu_seconds']:.0f} s"
     refused = "".join(f"; refused at {n}, {values['refused']}" for n, values in cell["errors"].items() if "refused" in values)
-    return f"{who}: {shown}, {cell['epochs']} epochs{spent}{refused}"
+    return f"{_who(cell)}: {shown}, {cell['epochs']} epochs{spent}{refused}"
