@@ -1,8 +1,10 @@
 """The resolution-transfer table: cells that go on where they stopped, budgets, tables, pictures, and one sentence for bad input."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import threading
 import time
 
 import numpy as np
@@ -12,8 +14,9 @@ import torch
 import opkernels as ok
 from opkernels.cli import main
 from opkernels.evaluation.tables import percent
-from opkernels.evaluation.transfer import _clock, read_transfer_config, transfer_cells
+from opkernels.evaluation.transfer import _clock, _epochs, _noted, read_transfer_config, transfer_cells
 from opkernels.evaluation.transfer_table import collect, markdown
+from opkernels.storage import locked
 from opkernels.training.config import read_config
 from opkernels.training.prepare import split_samples
 
@@ -255,3 +258,227 @@ def test_where_a_gpu_computes_seconds_are_those_of_the_clock(monkeypatch):
         config = read_config({"data": {"path": "a.nc"}, "model": {"n_modes": [4]}, "training": {"device": device}})
         before = clock()
         assert before <= _clock(config) <= clock()
+
+
+def small(data, folder, **changes):
+    """One tiny FNO, one epoch, one seed."""
+    training = {"epochs": 1, "batch_size": 8, "seeds": [0]}
+    models = {"FNO": {"n_modes": [8], "hidden_channels": 8, "n_layers": 1}}
+    return table_of(data, folder, training=training, models=models) | changes
+
+
+def with_row(config, **changes):
+    return config | {"datasets": {"wave": config["datasets"]["wave"] | changes}}
+
+
+def of_cell(folder, name):
+    return json.loads((folder / "cells" / "wave" / f"{name}.json").read_text())
+
+
+def test_a_training_that_fails_leaves_its_reason_and_the_table_goes_on(data, tmp_path, capsys):
+    (tmp_path / "nets_of_pixels.py").write_text(
+        "import torch\n\nclass Sixteen(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.map = torch.nn.Linear(16, 16)\n\n    def forward(self, x):\n        return self.map(x)\n"
+    )
+    config = small(data, tmp_path / "run")
+    config["models"] = {
+        "wild": config["models"]["FNO"] | {"name": "FNO", "training": {"lr": 1e30, "epochs": 4}},
+        "pixels": {"name": "nets_of_pixels.Sixteen"},
+    } | config["models"]
+    (tmp_path / "table.yaml").write_text(json.dumps(config))
+    table = ok.transfer(tmp_path / "table.yaml")
+    told = capsys.readouterr().out
+    assert "wild on wave, seed 0: failed, the loss is not finite" in told and "[3/3] FNO on wave, seed 0:" in told
+    failed = of_cell(tmp_path / "run", "wild-0")
+    assert set(failed) == {"digest", "data", "dataset", "model", "seed", "failed"} and "the loss is not finite" in failed["failed"]
+    assert np.isfinite(table.rollout.sel(model="FNO")).all() and np.isnan(table.rollout.sel(model="wild")).all()
+    np.testing.assert_array_equal(np.isfinite(table.rollout.sel(model="pixels").values), [[[True, False, False]]])
+    refused = of_cell(tmp_path / "run", "pixels-0")["errors"]["32"]["refused"]
+    assert "shapes cannot be multiplied" in refused and "\n" not in refused
+    ok.transfer(tmp_path / "table.yaml")  # what failed is asked again, and nothing else
+    told = capsys.readouterr().out
+    assert "2 of 3 cells are there already" in told and "[1/1] wild on wave, seed 0: failed" in told
+
+
+def test_weights_of_other_settings_are_not_gone_on_with(data, tmp_path, monkeypatch):
+    from opkernels.evaluation import transfer as module
+
+    def halves(folder, first):
+        config = small(data, folder)
+        split = {"train": 0.25, "validation": 0.25} if first else {"train": 0.5, "validation": 0.25}
+        return with_row(config, data=config["datasets"]["wave"]["data"] | {"split": split | {"test": 0.25}})
+
+    monkeypatch.setattr(module, "_errors", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ok.transfer(halves(tmp_path / "run", True), quiet=True)
+    monkeypatch.undo()
+    weights = tmp_path / "run" / "runs" / "wave" / "FNO-0" / "last.safetensors"
+    before = weights.read_bytes()
+    found = ok.transfer(halves(tmp_path / "run", False), quiet=True)
+    whole = ok.transfer(halves(tmp_path / "whole", False), quiet=True)
+    np.testing.assert_array_equal(found.rollout, whole.rollout)
+    assert weights.read_bytes() != before
+    # and as the message says, of a finished cell too
+    with pytest.raises(ValueError, match="FNO-0.json was computed with other settings; delete this file") as told:
+        ok.transfer(halves(tmp_path / "run", True), quiet=True)
+    (tmp_path / "run" / "cells" / "wave" / "FNO-0.json").unlink()
+    ok.transfer(halves(tmp_path / "run", True), quiet=True)
+    assert weights.read_bytes() == before and str(tmp_path) in str(told.value)
+
+
+def test_other_data_under_the_same_name_are_noticed_and_a_copy_is_the_same(data, tmp_path):
+    path = tmp_path / "wave.nc"
+    path.write_bytes(data.read_bytes())
+    config = small(path, tmp_path / "run")
+    first = ok.transfer(config, quiet=True)
+    before = (tmp_path / "run" / "cells" / "wave" / "FNO-0.json").stat().st_mtime_ns
+    path.unlink()
+    path.write_bytes(data.read_bytes())
+    ok.transfer(config, quiet=True)
+    assert (tmp_path / "run" / "cells" / "wave" / "FNO-0.json").stat().st_mtime_ns == before
+    waves = ok.open_trajectories(data)
+    other = {"u": waves.read().numpy()[:, :, 0][:, ::-1].copy()}  # the other way
+    path.unlink()
+    ok.Trajectories.from_arrays(other, waves.domain, times=waves.times).save(path)
+    with pytest.raises(ValueError, match="was computed from other data than wave now has; delete the folder .*cells/wave,"):
+        ok.transfer(config, quiet=True)
+    (tmp_path / "run" / "cells" / "wave" / "FNO-0.json").unlink()
+    again = ok.transfer(config, quiet=True)
+    whole = ok.transfer(config | {"run_dir": str(tmp_path / "whole")}, quiet=True)
+    np.testing.assert_array_equal(again.rollout, whole.rollout)
+    assert (again.rollout != first.rollout).any()
+
+
+@pytest.mark.parametrize(
+    "row, changes, message",
+    [
+        ({"test": ["nothing.nc"]}, {}, "wave: there is no file nothing.nc"),
+        ({"resolutions": [[16, 16, 16]]}, {}, r"wave: got the resolution \(16, 16, 16\)"),
+        ({"resolutions": [16, 128]}, {}, "wave: asked for 128 samples along x, but u is stored with 64"),
+        ({"steps": 9}, {}, "wave: got steps=9; the data hold the truth for 1 to 4"),
+        ({"split": {"train": 0.7, "validation": 0.3, "test": 0.0}}, {}, "wave puts no samples aside for the test"),
+        ({"test": ["long"]}, {"coverage": 0.5}, "calibrate, hold 4 frames to predict, the test data 5; give steps: 4"),
+        ({"test": ["elsewhere"]}, {}, "wave: the test data live on another domain"),
+    ],
+)
+def test_what_a_dataset_cannot_answer_is_told_before_anything_is_trained(data, tmp_path, row, changes, message):
+    waves = ok.open_trajectories(data)
+    u = waves.read().numpy()[:, :, 0]
+    times = np.arange(6.0)
+    ok.Trajectories.from_arrays({"u": np.concatenate([u, u[:, :1]], 1)}, waves.domain, times=times).save(tmp_path / "long.nc")
+    ok.Trajectories.from_arrays({"u": u}, ok.Domain.periodic(2.0), times=times[:5]).save(tmp_path / "elsewhere.nc")
+    if "test" in row:
+        row = row | {"test": [str(tmp_path / f"{name}.nc") if "." not in name else name for name in row["test"]]}
+    config = small(data, tmp_path / "run", **changes)
+    if "split" in row:
+        row = {"data": config["datasets"]["wave"]["data"] | row}
+    with pytest.raises(ValueError, match=message):
+        ok.transfer(with_row(config, **row), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "row, changes, message",
+    [
+        ({"training": {"seeds": None}}, {}, "datasets.wave.training.seeds: got None; expected a list"),
+        ({"training": {"seeds": []}}, {}, "datasets.wave.training.seeds: is empty"),
+        ({"training": {"seeds": [0, 0]}}, {}, r"datasets.wave.training.seeds: got \[0, 0\]; give every seed once"),
+        ({"training": {"seeds": "ab"}}, {}, "datasets.wave.training.seeds: got 'ab'; expected a whole number"),
+        ({"training": [1]}, {}, r"datasets.wave.training: got \[1\]; expected a mapping"),
+        ({}, {"training": {"seeds": [1, 1]}}, r"training.seeds: got \[1, 1\]"),
+        ({}, {"models": {"FNO": {"n_modes": [8], "training": "fast"}}}, "models.FNO.training: got 'fast'; give a mapping"),
+        ({}, {"models": {"FNO": {"n_modes": [8], "training": [3]}}}, r"models.FNO.training: got \[3\]"),
+        (
+            {},
+            {"models": {"FNO": {"n_modes": [8], "training": {"seeds": [7]}}}},
+            "models.FNO.training.seeds: seeds are those of a whole row",
+        ),
+        ({}, {"models": {3: {"name": "FNO", "n_modes": [8]}}}, "models: got the name 3; give a text"),
+        (
+            {},
+            {"models": {"a b": {"name": "FNO", "n_modes": [8]}, "a_b": {"name": "FNO", "n_modes": [4]}}},
+            "'a b' and 'a_b' would have the same",
+        ),
+        ({}, {"datasets": {"..": {"data": {"path": "w.nc"}, "resolutions": [16]}}}, r"datasets: got the name '\.\.'"),
+        ({}, {"datasets": {"": {"data": {"path": "w.nc"}, "resolutions": [16]}}}, "datasets: got the name ''"),
+        ({}, {"coverage": 2.0}, "coverage: got 2.0; give less than 1"),
+    ],
+)
+def test_hostile_configurations_are_refused_in_one_sentence(data, tmp_path, capsys, row, changes, message):
+    import yaml
+
+    config = small(data, tmp_path / "run", **changes)
+    config = with_row(config, **row) if row else config
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=f"has a mistake: .*{message}"):
+        read_transfer_config(tmp_path / "table.yaml")
+    assert main(["transfer", str(tmp_path / "table.yaml")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_one_seed_of_a_row_may_be_written_without_brackets(data, tmp_path):
+    config = read_transfer_config(with_row(table_of(data, tmp_path), training={"seeds": 3}))
+    assert {cell.seed for cell in transfer_cells(config)} == {3}
+
+
+def test_a_cell_that_another_process_is_at_is_waited_for(data, tmp_path, capsys):
+    config = small(data, tmp_path)
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(tmp_path / "cells" / "wave" / "FNO-0.lock"))
+        with pytest.raises(BlockingIOError), locked(tmp_path / "cells" / "wave" / "FNO-0.lock"):
+            pass
+        threading.Timer(1.5, other.close).start()
+        table = ok.transfer(config)
+    told = capsys.readouterr().out
+    assert "[0/1] FNO on wave, seed 0: another process is at it\n[1/1] FNO on wave, seed 0: " in told
+    assert np.isfinite(table.rollout).all() and not list(tmp_path.rglob("*.lock"))
+
+
+def test_the_seconds_of_a_cell_that_was_cut_off_are_kept(data, tmp_path, monkeypatch):
+    from opkernels.evaluation import transfer as module
+
+    monkeypatch.setattr(module, "_errors", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ok.transfer(small(data, tmp_path), quiet=True)
+    monkeypatch.undo()
+    note = tmp_path / "runs" / "wave" / "FNO-0" / "cell.json"
+    before = json.loads(note.read_text())
+    assert before["seconds"] > 0
+    note.write_text(json.dumps(before | {"seconds": 1000.0}))
+    assert 1000 < ok.transfer(small(data, tmp_path), quiet=True).cpu_seconds.item() < 1010
+
+
+def test_seconds_are_noted_while_they_are_spent(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("opkernels.evaluation.transfer._NOTED_EVERY", 0.02)
+    cell = next(transfer_cells(read_transfer_config(small(data, tmp_path))))
+    with _noted(tmp_path / "cell.json", {"digest": "abc"}, 7.0, cell.config) as seconds:
+        start = time.process_time()
+        while time.process_time() < start + 0.3:
+            pass
+        noted = json.loads((tmp_path / "cell.json").read_text())  # as a kill would leave it
+        assert noted["digest"] == "abc" and 7.0 < noted["seconds"] <= seconds()
+    assert json.loads((tmp_path / "cell.json").read_text())["seconds"] == seconds() >= 7.3
+
+
+def test_the_epochs_are_those_that_fill_the_budget(data, tmp_path, monkeypatch):
+    """Ten samples of four steps are 40 examples, five batches of 8: at a quarter of a second each, 24 epochs in half a minute."""
+    cell = next(transfer_cells(read_transfer_config(small(data, tmp_path, minutes=0.5))))
+    monkeypatch.setattr(
+        "opkernels.evaluation.transfer._trial", lambda cell, model, trial, epochs: 0.25 * epochs * np.ceil(len(trial) * 4 / 8)
+    )
+    assert _epochs(cell, ok.open_trajectories(data).select(range(10)), tmp_path, None) == 24
+
+
+def test_the_validation_samples_calibrate_and_not_those_of_the_training(tmp_path):
+    """Untrained, a model stands nearly still: the faster the wave, the larger its error. Training waves are the slowest."""
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    speed = np.empty(16)
+    for rows, value in zip(split_samples(16, tuple(shares.values())), (1 / 64, 3 / 32, 1 / 16), strict=True):
+        speed[rows] = value
+    t, x = np.arange(5.0), np.arange(64) / 64
+    u = np.sin(2 * np.pi * (x - speed[:, None, None] * t[:, None]))
+    ok.Trajectories.from_arrays({"u": u}, ok.Domain.periodic(1.0), times=t).save(tmp_path / "waves.nc")
+    config = small(tmp_path / "waves.nc", tmp_path / "run", coverage=0.75)
+    config = with_row(config, data={"path": str(tmp_path / "waves.nc"), "resolution": 16, "split": shares})
+    config["training"]["lr"] = 1e-6
+    assert (ok.transfer(config, quiet=True).coverage == 1.0).all()  # by the training samples' bound, none
