@@ -129,8 +129,9 @@ def distort_hdf5(path: Path, way: str, numbers: np.random.Generator) -> None:
     with h5py.File(path, "r+") as file:
         items = [file]
         file.visititems(lambda name, item: items.append(item))
-        if way == "attributes":
-            item = [item for item in items if len(item.attrs)][int(numbers.integers(sum(bool(len(i.attrs)) for i in items)))]
+        told = [item for item in items if len(item.attrs)]
+        if way == "attributes" and told:
+            item = told[int(numbers.integers(len(told)))]
             name = list(item.attrs)[int(numbers.integers(len(item.attrs)))]
             del item.attrs[name]
             if numbers.random() < 0.7:

@@ -59,6 +59,20 @@ def unet(n_parameters=0):
     return Surrogate(model, DOMAIN, ("u", "v"), ("u", "v"), one, one, "increment", dt=0.5, parameters=scaling, notes={"seed": 3})
 
 
+def test_it_is_printed_in_a_few_lines():
+    told = repr(unet(1))
+    assert (
+        "UNet of" in told and "one step of 0.5" in told and "u, v -> u, v" in told and "parameters: nu" in told and "on 6.28319 x 1" in told
+    )
+    assert len(told.splitlines()) <= 6
+    assert "a direct map" in repr(affine(dt=None)) and "radius 2" in repr(affine_on_sphere())
+
+
+def affine_on_sphere():
+    one = Normalization((0.0,), (1.0,), ("w",))
+    return Surrogate(Affine(), ok.Sphere(radius=2.0), ("w",), ("w",), one, one, dt=0.1)
+
+
 def dataset(shape=(8, 12), names=("w",), **dims):
     x, y = (axis.coordinates(n, dtype=torch.float64).numpy() for axis, n in zip(DOMAIN.axes, shape, strict=True))
     rng = np.random.default_rng(0)

@@ -95,7 +95,9 @@ def _to_tensor(surrogate: Surrogate, data: xarray.Dataset) -> tuple[Tensor, tupl
     import xarray as xr
 
     if not isinstance(data, xr.Dataset):
-        raise ValueError(f"got a {type(data).__name__}; give a tensor (B, C, *spatial) or an xarray.Dataset")
+        raise ValueError(
+            f"got a {type(data).__name__}; give a tensor (B, C, *spatial), as torch.from_numpy(x) makes of an array, or an xarray.Dataset"
+        )
     missing = [name for name in surrogate.inputs if name not in data]
     if missing:
         raise ValueError(f"the dataset has no field {', '.join(missing)}; it has {', '.join(map(str, data.data_vars)) or 'none'}")

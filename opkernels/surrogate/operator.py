@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from opkernels.normalization import Normalization
 from opkernels.resample import resample
-from opkernels.sphere import Space, SpaceGrid
+from opkernels.sphere import Space, SpaceGrid, Sphere
 
 if TYPE_CHECKING:
     import xarray
@@ -102,7 +102,7 @@ def call_model(model: nn.Module, x: Tensor, parameters: Tensor | None, grid: Spa
     return y if output_shape is None else resample(y, grid, tuple(output_shape))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Surrogate:
     """A trained operator and all that is needed to ask it in physical units.
 
@@ -171,6 +171,21 @@ class Surrogate:
                 'to step from; add them to the inputs, or train the direct map with target "state"'
             )
         self._slots = [] if missing else [self.inputs.index(name) for name in self.outputs]
+
+    def __repr__(self) -> str:
+        """Return the surrogate in a few lines: model, fields, step, domain, resolution of the training."""
+        weights = sum(p.numel() for p in self.model.parameters())
+        after = "a direct map" if self.dt is None else f"one step of {self.dt:g}"
+        trained = "" if self.training_shape is None else f", trained at {'x'.join(map(str, self.training_shape))}"
+        told = [
+            f"{type(self.model).__name__} of {weights:,} weights{trained}, {after}",
+            f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}" + (f" ({self.window} frames in)" if self.window > 1 else ""),
+            *([f"parameters: {', '.join(self.parameter_names)}"] if self.parameter_names else []),
+            f"on a sphere of radius {self.domain.radius:g}"
+            if isinstance(self.domain, Sphere)
+            else f"on {' x '.join(f'{length:g}' for length in self.domain.extent)}",
+        ]
+        return "Surrogate(\n  " + "\n  ".join(told) + "\n)"
 
     @property
     def in_channels(self) -> int:
