@@ -414,17 +414,24 @@ def _make_data(cells: Sequence[Cell], base: str) -> None:
     from opkernels.training.build import open_splits
 
     for cell in {cell.dataset: cell for cell in cells}.values():
-        open_splits(cell.config, base)
+        with _naming(cell.dataset):
+            open_splits(cell.config, base)
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Let a refusal begin with what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _check_rows(cells: Sequence[Cell], base: str) -> None:
     """Refuse, before anything is trained, what a dataset cannot answer: resolutions, lengths, and a coverage of too few samples."""
     for cell in {(cell.dataset, cell.model): cell for cell in cells}.values():
-        try:
+        with _naming(cell.dataset):
             _check_row(cell, base)
-        except ValueError as error:
-            told = str(error)
-            raise ValueError(told if told.startswith(cell.dataset) else f"{cell.dataset}: {told}") from error
 
 
 def _check_row(cell: Cell, base: str) -> None:
@@ -442,10 +449,8 @@ def _check_row(cell: Cell, base: str) -> None:
         _source(sources, shape).at(*shape)
     held = splits.validation
     if cell.coverage is not None:
-        try:
+        with _naming("the validation samples calibrate"):
             conformal_rank(0 if held is None else len(held), cell.coverage)
-        except ValueError as error:
-            raise ValueError(f"{cell.dataset}, whose validation samples calibrate: {error}") from error
     frames = [_frames(cell, splits.train, data) for data in sources]
     known = None if cell.coverage is None or held is None else _frames(cell, splits.train, held)
     if known is not None and (n := max(n or 0 for n in frames)) > known:
@@ -727,7 +732,7 @@ def _truths(cell: Cell, base: Path | str) -> list[Trajectories]:
         stored = dataclasses.replace(cell.config, data=dataclasses.replace(cell.config.data, resolution=None))
         test = open_splits(stored, base).test
         if test is None:
-            raise ValueError(f"{cell.dataset} puts no samples aside for the test; give data.split.test, or the row's test: [FILE]")
+            raise ValueError("no samples are put aside for the test; give data.split.test, or the row's test: [FILE]")
         return [test]
     paths = (Path(name) for name in cell.row.test)
     return sorted((open_trajectories(p if p.exists() else Path(base) / p) for p in paths), key=lambda d: math.prod(d.shape))

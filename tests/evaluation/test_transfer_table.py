@@ -236,7 +236,7 @@ def test_the_coverage_is_a_column_where_it_is_asked_for(data, tmp_path):
     share = percent(table.coverage.values.flat[0])
     assert "within the 60.0 % bound" in markdown(table) and f"{share} / {share} / {share}" in markdown(table)
     assert ",coverage" in (tmp_path / "table" / "table.csv").read_text()
-    with pytest.raises(ValueError, match="wave, whose validation samples calibrate: got 2 calibration samples for a coverage of 0.9"):
+    with pytest.raises(ValueError, match="wave: the validation samples calibrate: got 2 calibration samples for a coverage of 0.9"):
         ok.transfer(config | {"coverage": 0.9, "run_dir": str(tmp_path / "few")}, quiet=True)
 
 
@@ -282,7 +282,7 @@ def test_a_training_that_fails_leaves_its_reason_and_the_table_goes_on(data, tmp
     )
     config = small(data, tmp_path / "run")
     config["models"] = {
-        "wild": config["models"]["FNO"] | {"name": "FNO", "training": {"lr": 1e30, "epochs": 4}},
+        "wild": config["models"]["FNO"] | {"name": "FNO", "training": {"lr": 1e30, "batch_size": 1}},
         "pixels": {"name": "nets_of_pixels.Sixteen"},
     } | config["models"]
     (tmp_path / "table.yaml").write_text(json.dumps(config))
@@ -352,11 +352,12 @@ def test_other_data_under_the_same_name_are_noticed_and_a_copy_is_the_same(data,
 @pytest.mark.parametrize(
     "row, changes, message",
     [
+        ({"data": {"path": "nothing.nc"}}, {}, "wave: data.path: there is no dataset nothing.nc"),
         ({"test": ["nothing.nc"]}, {}, "wave: there is no file nothing.nc"),
         ({"resolutions": [[16, 16, 16]]}, {}, r"wave: got the resolution \(16, 16, 16\)"),
         ({"resolutions": [16, 128]}, {}, "wave: asked for 128 samples along x, but u is stored with 64"),
         ({"steps": 9}, {}, "wave: got steps=9; the data hold the truth for 1 to 4"),
-        ({"split": {"train": 0.7, "validation": 0.3, "test": 0.0}}, {}, "wave puts no samples aside for the test"),
+        ({"split": {"train": 0.7, "validation": 0.3, "test": 0.0}}, {}, "wave: no samples are put aside for the test"),
         ({"test": ["long"]}, {"coverage": 0.5}, "calibrate, hold 4 frames to predict, the test data 5; give steps: 4"),
         ({"test": ["elsewhere"]}, {}, "wave: the test data live on another domain"),
     ],
