@@ -291,6 +291,7 @@ def test_a_training_that_fails_leaves_its_reason_and_the_table_goes_on(data, tmp
     assert "wild on wave, seed 0: failed, the loss is not finite" in told and "[3/3] FNO on wave, seed 0:" in told
     failed = of_cell(tmp_path / "run", "wild-0")
     assert set(failed) == {"digest", "data", "dataset", "model", "seed", "failed"} and "the loss is not finite" in failed["failed"]
+    assert str(tmp_path) not in failed["failed"]
     assert np.isfinite(table.rollout.sel(model="FNO")).all() and np.isnan(table.rollout.sel(model="wild")).all()
     np.testing.assert_array_equal(np.isfinite(table.rollout.sel(model="pixels").values), [[[True, False, False]]])
     refused = of_cell(tmp_path / "run", "pixels-0")["errors"]["32"]["refused"]
