@@ -258,7 +258,7 @@ def run_cell(job: dict, index: int) -> None:
     cell = list(transfer_cells(config))[index]
     folder = Path(config.run_dir)
     path = _made(folder / "cells" / f"{cell.name}.json")
-    with contextlib.suppress(BlockingIOError), locked(path.with_suffix(".lock"), wait=job["wait"]):
+    with contextlib.suppress(BlockingIOError), locked(Path(f"{cell.config.run_dir}.lock"), wait=job["wait"]):
         if "errors" not in (_finished(folder, cell) or {}):  # the process that had the lock may have made it
             write_text(path, json.dumps(compute(cell, Path(job["base"])), indent=1) + "\n")
 

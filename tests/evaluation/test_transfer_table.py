@@ -426,8 +426,8 @@ def test_one_seed_of_a_row_may_be_written_without_brackets(data, tmp_path):
 def test_a_cell_that_another_process_is_at_is_waited_for(data, tmp_path, capsys):
     config = small(data, tmp_path)
     with contextlib.ExitStack() as other:
-        other.enter_context(locked(tmp_path / "cells" / "wave" / "FNO-0.lock"))
-        with pytest.raises(BlockingIOError), locked(tmp_path / "cells" / "wave" / "FNO-0.lock"):
+        other.enter_context(locked(tmp_path / "runs" / "wave" / "FNO-0.lock"))
+        with pytest.raises(BlockingIOError), locked(tmp_path / "runs" / "wave" / "FNO-0.lock"):
             pass
         threading.Timer(1.5, other.close).start()
         table = ok.transfer(config)
