@@ -484,3 +484,31 @@ def test_the_validation_samples_calibrate_and_not_those_of_the_training(tmp_path
     config = with_row(config, data={"path": str(tmp_path / "waves.nc"), "resolution": 16, "split": shares})
     config["training"]["lr"] = 1e-6
     assert (ok.transfer(config, quiet=True).coverage == 1.0).all()  # by the training samples' bound, none
+
+
+def test_a_seed_that_fails_leaves_the_numbers_of_the_others(data, tmp_path, monkeypatch):
+    from opkernels.evaluation import transfer as module
+
+    def measure(cell, *rest):
+        if cell.seed == 1:
+            raise RuntimeError("out of memory\nand where")
+        return measured(cell, *rest)
+
+    measured = module._measure
+    monkeypatch.setattr(module, "_measure", measure)
+    config = small(data, tmp_path)
+    config["training"]["seeds"] = [0, 1]
+    table = ok.transfer(config, quiet=True)
+    assert of_cell(tmp_path, "FNO-1")["failed"] == "out of memory"
+    assert np.isfinite(table.rollout.sel(seed=0)).all() and np.isnan(table.rollout.sel(seed=1)).all()
+    assert "seed 1: out of memory" in markdown(table)
+
+
+def test_a_cell_without_a_mark_of_its_data_is_kept(data, tmp_path):
+    ok.transfer(small(data, tmp_path), quiet=True)
+    path = tmp_path / "cells" / "wave" / "FNO-0.json"
+    cell = json.loads(path.read_text())
+    del cell["data"]
+    path.write_text(json.dumps(cell))
+    ok.transfer(small(data, tmp_path), quiet=True)
+    assert json.loads(path.read_text()) == cell
