@@ -19,10 +19,11 @@ from pathlib import Path
 
 __all__ = ["bounded", "build", "describes_particles", "is_plain", "override", "read_yaml", "refuse", "show"]
 
+_Value = typing.TypeVar("_Value")
 _DEPTH = 12  # of lists in lists in a free mapping: deeper is a mistake, or an alias of itself
 
 
-def bounded(default, **bounds):
+def bounded(default: _Value, **bounds) -> _Value:
     """Return a field with a default and bounds: above, at_least, at_most, choices."""
     return field(default=default, metadata=bounds)
 
