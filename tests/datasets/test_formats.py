@@ -319,6 +319,18 @@ def test_what_files_do_not_say_is_told(tmp_path):
     assert data.domain.axes[0] == Axis(-1.0, 1.0, points="cell", name="x")
 
 
+def test_numbers_of_a_group_are_parameters_only_where_all_groups_have_them(tmp_path):
+    with h5py.File(tmp_path / "rd.h5", "w") as file:
+        pdebench_groups(file)
+        for name, group in file.items():
+            group.attrs["nu"], group.attrs["mixed"] = 0.5 if name == "0000" else 0.25, 1.0
+        file["0001"].attrs["mixed"] = "once a text"
+        file["0000"].attrs["alone"] = 2.0
+    convert(tmp_path / "rd.h5", tmp_path / "rd.nc", "native")
+    found = open_trajectories(tmp_path / "rd.nc").parameters
+    assert list(found) == ["nu"] and found["nu"].tolist() == [0.5, 0.25, 0.25]
+
+
 @pytest.mark.parametrize("axis,n", [
     (Axis(0.0, 1.0, points="cell"), 64), (Axis(0.0, 1.0, periodic=True, points="node"), 100), (Axis(-1.0, 1.0, points="endpoint"), 65),
     (Axis(0.0, 2 * np.pi, periodic=True, points="node"), 48), (Axis(-2.5, 2.5, points="cell"), 128),
