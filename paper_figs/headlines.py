@@ -11,21 +11,18 @@ import json
 from pathlib import Path
 from statistics import mean, median
 
+from studies import rows_of, stored, write_between
+
 ROOT = Path(__file__).parents[1]
-PAGE, BEGIN, END = ROOT / "docs" / "claims.md", "<!-- table: python paper_figs/headlines.py -->\n", "<!-- end -->"
+PAGE, BEGIN = ROOT / "docs" / "claims.md", "<!-- table: python paper_figs/headlines.py -->"
 
 
 def study(name):
-    return json.loads((ROOT / "paper_figs" / f"{name}.json").read_text())
+    return stored(ROOT / "paper_figs" / f"{name}.json")
 
 
 def benchmark(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-
-
-def cells(rows, name):
-    """Return the rows of a contender, whatever their seed."""
-    return [row for key, row in rows.items() if key.rsplit("/", 1)[0] == name]
 
 
 def verdict(part, whole):
@@ -40,7 +37,7 @@ def links(*paths):
 def t1():
     speed = {row["n"]: row["ratio"]["neuraloperator"]["both"] for row in benchmark("t1_speed")}
     rows = study("t1_navier_stokes")
-    ours, theirs, coarse = (mean(r["test"] for r in cells(rows, f"{name}/90 seconds")) for name in ("T1", "FNO", "FNO on 20 x 20"))
+    ours, theirs, coarse = (mean(r["test"] for r in rows_of(rows, f"{name}/90 seconds")) for name in ("T1", "FNO", "FNO on 20 x 20"))
     fast, good = min(speed.values()) >= 3, ours <= 0.8 * theirs  # and not beaten by an FNO on as few numbers as T1 keeps:
     told = ", ".join(f"{ratio:.1f}x at {n} x {n}" for n, ratio in sorted(speed.items()))
     return (
@@ -56,8 +53,8 @@ def t1():
 
 def mg_tfno():
     rows = study("tfno_compression")
-    error = {name: mean(r["l2"] for r in cells(rows, name)) for name in ("dense/500", "50x/500", "150x/500", "dense/200", "150x/200")}
-    fewer = cells(rows, "dense/500")[0]["spectral_weights"] / cells(rows, "150x/500")[0]["spectral_weights"]
+    error = {name: mean(r["l2"] for r in rows_of(rows, name)) for name in ("dense/500", "50x/500", "150x/500", "dense/200", "150x/200")}
+    fewer = rows_of(rows, "dense/500")[0]["spectral_weights"] / rows_of(rows, "150x/500")[0]["spectral_weights"]
     half, better = error["150x/500"] <= 0.5 * error["dense/500"], error["150x/200"] <= error["dense/200"]
     return (
         "MG-TFNO (arXiv 2310.00120)",
@@ -72,7 +69,7 @@ def mg_tfno():
 
 def local_no():
     rows = study("local_no_turbulence")
-    error = {name: mean(r["errors"]["64"] for r in cells(rows, name)) for name in ("LocalNO", "FNO", "FNO, as long")}
+    error = {name: mean(r["errors"]["64"] for r in rows_of(rows, name)) for name in ("LocalNO", "FNO", "FNO, as long")}
     gain = 1 - error["LocalNO"] / error["FNO"]
     return (
         "LocalNO (arXiv 2402.16845)",
@@ -89,7 +86,7 @@ def sfbc():
     rows, told, first = study("sfbc_bases"), [], []
     for case in ("compressible", "weakly_compressible", "incompressible"):
         error = {
-            basis: median(r["mse@64"] for r in cells(rows, f"{case}/{basis}")) for basis in ("fourier", "linear", "chebyshev", "radial")
+            basis: median(r["mse@64"] for r in rows_of(rows, f"{case}/{basis}")) for basis in ("fourier", "linear", "chebyshev", "radial")
         }
         order = sorted(error, key=error.get)
         told.append(f"{case.replace('_', ' ')}: {', '.join(order)}")
@@ -107,7 +104,7 @@ def sfbc():
 def factformer():
     rows = study("factformer_kolmogorov")
     names = ("FactFormer", "FNO", "FFNO", "U-Net")
-    error = {name: {n: mean(r[n]["error"] for r in cells(rows, name)) for n in ("64", "256")} for name in names}
+    error = {name: {n: mean(r[n]["error"] for r in rows_of(rows, name)) for n in ("64", "256")} for name in names}
     best = min(names, key=lambda name: error[name]["64"])
     return (
         "FactFormer (arXiv 2305.17560)",
@@ -122,8 +119,8 @@ def factformer():
 
 def compressed_wave():
     rows, memory = study("compressed_wave"), benchmark("compressed_memory")
-    dense, cp = (mean(r["l2"] for r in cells(rows, name)) for name in ("dense", "cp"))
-    fewer = cells(rows, "dense")[0]["parameters"] / cells(rows, "cp")[0]["parameters"]
+    dense, cp = (mean(r["l2"] for r in rows_of(rows, name)) for name in ("dense", "cp"))
+    fewer = rows_of(rows, "dense")[0]["parameters"] / rows_of(rows, "cp")[0]["parameters"]
     held = memory["cp, recomputed"]["predict"]["tensors MB"] / memory["dense"]["predict"]["tensors MB"]
     return (
         "Compressed wave surrogate (arXiv 2304.04964)",
@@ -139,14 +136,12 @@ def table():
     """Return the table as Markdown."""
     rows = [family() for family in (t1, mg_tfno, local_no, sfbc, factformer, compressed_wave)]
     lines = ["| paper | claimed | measured here | verdict | by | full scale |", "| --- | --- | --- | --- | --- | --- |"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def main():
     """Write the table into the page."""
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(before + BEGIN + table() + END + after)
+    write_between(PAGE, BEGIN, table())
     print(table())
 
 

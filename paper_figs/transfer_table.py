@@ -12,8 +12,8 @@ budgets of CPU time for training; sizes are a column. Widths, modes and learning
 U-Net and FactFormer. The modes of T1 are all that its output has, so there they are those that the training grid resolves.
 Three seeds on the two flows, one on the others.
 
-Each finished cell is a file in transfer_table/cells and is skipped on restart. Tables and pictures are beside them, in docs/transfer.md,
-and in README.md the shortest.
+Each finished cell is a file in runs/transfer/table/cells and is skipped on restart. Copies are in transfer_table/cells, tables and pictures
+beside them, in docs/transfer.md, and in README.md the shortest.
 
     OMP_NUM_THREADS=1 python paper_figs/transfer_table.py --darcy FOLDER [--minutes 1] [--datasets waves] [--models FNO]
     python paper_figs/transfer_table.py          (only writes the stored numbers into the pages)
@@ -32,7 +32,7 @@ from studies import write_between
 import opkernels as ok
 from opkernels.datasets.formats.neuralop import read_darcy
 from opkernels.evaluation.tables import percent
-from opkernels.evaluation.transfer_table import collect, markdown, write_tables
+from opkernels.evaluation.transfer_table import collect, markdown, over_seeds, write_tables
 
 OWN = Path(__file__).with_suffix("")
 ROOT = Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def short(table) -> str:
         part = table.sel(dataset=name)
         trained = str(part.training_resolution.values)
         finest = [r for r in part.resolution.values if part.rollout.sel(resolution=r).notnull().any()][-1]
-        errors = part.rollout.mean("seed").sel(resolution=[trained, finest])
+        errors = over_seeds(part, "rollout").sel(resolution=[trained, finest])
         shown.append(f"{name}, {trained} to {finest}")
         columns.append((errors, errors.min("model")))
     lines = ["| model | " + " | ".join(shown) + " |", "|" + " --- |" * (len(shown) + 1)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-__all__ = ["collect", "markdown", "plot_curves", "plot_heat_map", "write_tables"]
+__all__ = ["collect", "markdown", "over_seeds", "plot_curves", "plot_heat_map", "write_tables"]
 
 ERRORS = {
     "one_step": "relative L2 error of one step",
@@ -78,6 +78,12 @@ def collect(names: tuple[Sequence[str], Sequence[str], Sequence[int]], cells: Se
     if asked is None:
         variables.pop("coverage")
     return xarray.Dataset(variables, coordinates, {} if asked is None else {"coverage": asked})
+
+
+def over_seeds(table: xarray.Dataset, metric: str) -> xarray.DataArray:
+    """Return the mean over the seeds that were asked; NaN where one of them diverged."""
+    values = table[metric]
+    return values.mean("seed").where(~(values.isnull() & table.diverged.notnull()).any("seed"))
 
 
 def _reasons(cells: Sequence[Mapping]) -> dict[tuple[str, str], list[str]]:
@@ -147,7 +153,7 @@ def _finer(resolution: str, training: str) -> bool:
 def _cells(row: xarray.Dataset, metric: str, resolutions: Sequence[str], finer: Sequence[str]) -> list[str]:
     """Return one model's cells on one dataset, after its name."""
     cells = [_cell(row[metric].sel(resolution=r).values, row.diverged.sel(resolution=r).values) for r in resolutions]
-    cells += [" / ".join(percent(row.upsampled.sel(resolution=r).mean()) for r in finer)] if finer else []
+    cells += [" / ".join(percent(over_seeds(row, "upsampled").sel(resolution=r)) for r in finer)] if finer else []
     if "coverage" in row:
         cells.append(" / ".join(percent(row.coverage.sel(resolution=r).mean()) for r in resolutions))
     parameters, epochs, seconds, each = (row[name].mean("seed").item() for name in COSTS)
@@ -177,10 +183,9 @@ def _upsampling(models: Sequence[xarray.Dataset], metric: str, finer: Sequence[s
 
 def _ratio(row: xarray.Dataset, metric: str) -> float | None:
     """Return a model's error at a resolution over that of its answer interpolated there: none if refused, infinite if a seed diverged."""
-    asked = row.diverged.notnull()
-    if not asked.any():
+    if row.diverged.isnull().all():
         return None
-    here, there = (row[name].where(asked, drop=True).mean("seed", skipna=False).item() for name in (metric, "upsampled"))
+    here, there = (over_seeds(row, name).item() for name in (metric, "upsampled"))
     return math.inf if math.isnan(here) else 0.0 if math.isnan(there) else here / there
 
 
@@ -201,8 +206,9 @@ def plot_heat_map(table: xarray.Dataset, dataset: str, metric: str = "rollout") 
 
     part, resolutions, training = _shown(table, dataset)
     known = [str(m) for m in table.model.values if np.isfinite(part[metric].sel(model=m)).any()]
-    errors = part[metric].sel(model=known, resolution=resolutions).mean("seed").values
-    own = part[metric].sel(model=known, resolution=training).mean("seed").values if training in resolutions else np.nanmin(errors, axis=1)
+    mean = over_seeds(part, metric).sel(model=known)
+    errors = mean.sel(resolution=resolutions).values
+    own = mean.sel(resolution=training).values if training in resolutions else np.nanmin(errors, axis=1)
     figure = new_figure(1.5 * len(resolutions) + 3.0, 0.42 * len(known) + 1.6)
     axes = figure.subplots()
     ratio = errors / own[:, None]
@@ -232,7 +238,7 @@ def plot_curves(table: xarray.Dataset, dataset: str, metric: str = "rollout") ->
         if np.isnan(values).all():
             continue
         color, marker, line = next(styles)
-        mean = values.mean("seed").values
+        mean = over_seeds(part, metric).sel(model=model, resolution=resolutions).values
         axes.plot(x, mean, color=color, marker=marker, ls=line, ms=5, lw=1.5, label=model)
         if values.count("seed").max() > 1:
             spread = values.std("seed", ddof=1).values

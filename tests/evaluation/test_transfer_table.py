@@ -15,7 +15,7 @@ import opkernels as ok
 from opkernels.cli import main
 from opkernels.evaluation.tables import percent
 from opkernels.evaluation.transfer import _clock, _epochs, _noted, read_transfer_config, transfer_cells
-from opkernels.evaluation.transfer_table import collect, markdown
+from opkernels.evaluation.transfer_table import collect, markdown, over_seeds
 from opkernels.storage import locked
 from opkernels.training.config import read_config
 from opkernels.training.prepare import split_samples
@@ -95,7 +95,9 @@ def test_what_diverged_is_said_and_praises_nobody():
     cells = [made("lucky", (0.3, 0.1, 0.1, 0.1, 0.1 if seed == 0 else None), (0.2,) * 5, seed) for seed in range(3)]
     cells += [made("lost", (0.3, 0.1, None, None, None), (0.2,) * 5)]
     cells += [{"dataset": "flow", "model": "lost", "seed": 1, "failed": "the loss is not finite"}]
-    text = markdown(collect((["flow"], ["lucky", "lost"], [0, 1, 2]), cells))
+    table = collect((["flow"], ["lucky", "lost"], [0, 1, 2]), cells)
+    text, mean = markdown(table), over_seeds(table, "rollout").sel(dataset="flow", model="lucky")
+    assert np.isnan(mean.sel(resolution="32x32")) and mean.sel(resolution="24x20") == pytest.approx(0.1)  # in pictures, too
     assert f"| {percent(0.1)} (2 of 3 diverged) |" in text and "| diverged | diverged | diverged |" in text
     assert "better: none; not better: lucky (32x32), lost (24x20, 16x32, 32x32)." in text
     assert "lost, without numbers: seed 1: the loss is not finite." in text
