@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from equal_cost import train
 from factformer_kolmogorov import peak_memory
-from studies import complete, mean_of, rows_of
+from studies import complete, means_over_seeds
 
 import opkernels as ok
 from opkernels.datasets.recipe_files import load_data
@@ -82,24 +82,6 @@ def run(build, lr, seed, minutes, data, test):
     return row | {str(n): measure(step, test.at(n, n, n).read()) for n in SIZES}
 
 
-def table(rows):
-    """Print means over the seeds, and return them: name -> size -> measure."""
-    means = {}
-    for name in CELLS:
-        found = rows_of(rows, name)
-        if not found:
-            continue
-        means[name] = row = mean_of(found)
-        print(f"{name:>10}  {len(found)} seeds  {row['parameters']:7.0f} weights  {row['epochs']:5.1f} epochs", end="")
-        print(f"  {row['memory'] / 1e6:5.1f} MB", end="")
-        for n in SIZES:
-            m = row[str(n)]
-            print(f"  | {n}: error {m['error']:.4f} (kept still {m['persistence']:.4f}), ", end="")
-            print(f"smoke after {CALLS} calls {m['rollout']:.4f}, {m['seconds']:.3f} s", end="")
-        print()
-    return means
-
-
 def draw(means, path):
     import matplotlib
 
@@ -130,7 +112,7 @@ def main():
     cells = {
         f"{name}/{seed}": partial(run, *CELLS[name], seed, chosen.minutes, data, test) for seed in chosen.seeds for name in chosen.cells
     }
-    draw(table(complete(RESULTS, cells)), RESULTS.with_suffix(".png"))
+    draw(means_over_seeds(complete(RESULTS, cells), CELLS), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

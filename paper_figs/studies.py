@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 END = "<!-- end -->"
@@ -54,6 +54,14 @@ def mean_of(rows: Sequence[Mapping]) -> dict:
         elif isinstance(value, int | float):
             found[name] = sum(row[name] for row in rows) / len(rows)
     return found
+
+
+def means_over_seeds(rows: Mapping[str, dict], names: Iterable[str]) -> dict[str, dict]:
+    """Print and return the means of each contender that has a row."""
+    means = {name: mean_of(found) for name in names if (found := rows_of(rows, name))}
+    for name, row in means.items():
+        print(f"{name}, {len(rows_of(rows, name))} seeds: {_told(row)}")
+    return means
 
 
 def write_between(page: Path, begin: str, text: str) -> None:
