@@ -35,7 +35,7 @@ from opkernels.domains import Axis, Grid, table
 from opkernels.sphere import SphereGrid
 from opkernels.spherical import Harmonics
 
-__all__ = ["interpolate", "project", "resample"]
+__all__ = ["dirichlet", "interpolate", "legendre", "project", "resample"]
 
 _MATRIX_LIMIT = 512 * 512  # entries up to which a matrix beats (and is kept in the cache of) an FFT
 
@@ -158,10 +158,10 @@ def _fourier(source: Axis, n: int, target: Axis, m: int) -> Tensor:
     """Modes that both grids carry, from n samples to m."""
     y = 2 * math.pi / m * (torch.arange(m, dtype=torch.float64) + target.offset)
     # An unpaired Nyquist mode: halved on both signs when refining, folded together when coarsening.
-    return _dirichlet(source, n, y, min(n, m) // 2, 1.0 if min(n, m) % 2 == 0 and m >= n else 2.0)
+    return dirichlet(source, n, y, min(n, m) // 2, 1.0 if min(n, m) % 2 == 0 and m >= n else 2.0)
 
 
-def _dirichlet(axis: Axis, n: int, y: Tensor, top: int, nyquist: float) -> Tensor:
+def dirichlet(axis: Axis, n: int, y: Tensor, top: int, nyquist: float) -> Tensor:
     """Kernel (1/n) sum_k w_k cos(k (y - x)) between angles y and the n samples x: k = 0 .. top, w = 1, 2, ..., 2, nyquist."""
     k = torch.arange(top + 1, dtype=torch.float64)
     weight = torch.where(k == 0, 1.0, torch.where(k == top, nyquist, 2.0)).double() / n
@@ -185,12 +185,12 @@ def _fourier_fft(x: Tensor, source: Axis, n: int, target: Axis, m: int) -> Tenso
 def interpolate(axis: Axis, n: int, y: Tensor) -> Tensor:
     """Matrix (len(y), n) from the n samples of a wall axis to the values of their interpolant at y."""
     if axis.points == "gauss":
-        return _legendre(axis, n, y)
+        return legendre(axis, n, y)
     s = (y - axis.lower) / axis.spacing(n) - axis.offset  # position in units of the spacing
     return _polynomial(n, s) if n <= 4 else _spline(n, s)
 
 
-def _legendre(axis: Axis, n: int, y: Tensor) -> Tensor:
+def legendre(axis: Axis, n: int, y: Tensor) -> Tensor:
     """Legendre series of degree n - 1 of the samples at Gauss nodes, evaluated at y."""
     at_nodes = _legendre_values(axis, n, axis.coordinates(n, dtype=torch.float64))
     return torch.linalg.solve(at_nodes.T, _legendre_values(axis, n, y).T).T

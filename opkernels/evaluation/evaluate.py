@@ -27,7 +27,7 @@ from opkernels.surrogate import Surrogate
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["PREDICTORS", "evaluate", "last_frames", "parse_resolution", "stored_steps"]
+__all__ = ["PREDICTORS", "Plan", "evaluate", "last_frames", "parse_resolution", "stored_steps"]
 
 PREDICTORS = ("model", "persistence", "upsampled")
 _BATCH_POINTS = 2**20
@@ -102,7 +102,7 @@ def evaluate(
         return xarray.concat(
             several, dim="seed", data_vars="all", coords="minimal", compat="override", combine_attrs="override", join="override"
         )
-    plan = _Plan.make(surrogate, data, resolutions, steps)
+    plan = Plan.make(surrogate, data, resolutions, steps)
     parts = {shape: _at_resolution(plan, shape, one_step, batch_size) for shape in plan.shapes}
     return _dataset(plan, parts)
 
@@ -135,7 +135,7 @@ def last_frames(
     lead : float
         Time since the last frame given.
     """
-    plan = _Plan.make(surrogate, data, [resolution], steps)
+    plan = Plan.make(surrogate, data, [resolution], steps)
     view, rows = data.at(*plan.shapes[0]), slice(0, min(samples, len(data)))
     for p in plan.predictions(view, rows):
         last = p
@@ -143,19 +143,34 @@ def last_frames(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is run on what: checked once."""
+class Plan:
+    """What is run on what, checked once by `make`.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+    data : Trajectories
+    shapes : tuple of tuple of int
+        The resolutions asked for.
+    given, frames : tuple of int
+        Stored steps of the frames handed to the surrogate, and of those to predict.
+    lead : array, (T,)
+        Times of the frames to predict, since the last one given.
+    edges : list of float
+        Ends of the bands of wave numbers, in radians per length, from 0 to infinity.
+    """
 
     surrogate: Surrogate
     data: Trajectories
     shapes: tuple[tuple[int, ...], ...]
-    given: tuple[int, ...]  # stored steps of the frames handed to the surrogate
-    frames: tuple[int, ...]  # and of those to predict
+    given: tuple[int, ...]
+    frames: tuple[int, ...]
     lead: np.ndarray
     edges: list[float]
 
     @classmethod
-    def make(cls, surrogate: Surrogate, data: Trajectories, resolutions: Sequence | None, steps: int | None) -> _Plan:
+    def make(cls, surrogate: Surrogate, data: Trajectories, resolutions: Sequence | None, steps: int | None) -> Plan:
+        """Return the plan of what is asked; refuse what does not fit."""
         _check(surrogate, data)
         if resolutions is None:
             resolutions = [surrogate.training_shape or data.shape, data.shape]
@@ -172,10 +187,12 @@ class _Plan:
         return cls(surrogate, data, shapes, given, frames, lead, [0.0, nyquist / 4, nyquist / 2, nyquist, np.inf])
 
     def batches(self, shape: Sequence[int], size: int | None) -> Iterator[slice]:
+        """Return the samples in batches of `size`, by default of what keeps 2^20 grid points in flight."""
         size = size or max(1, _BATCH_POINTS // int(np.prod(shape)))
         return (slice(start, min(start + size, len(self.data))) for start in range(0, len(self.data), size))
 
     def parameters(self, rows: slice) -> dict[str, Tensor] | None:
+        """Return the per-sample parameters of these samples, if the surrogate has some."""
         names = self.surrogate.parameter_names
         return {name: torch.as_tensor(np.asarray(self.data.parameters[name])[rows]) for name in names} if names else None
 
@@ -193,6 +210,7 @@ class _Plan:
         return data.read(rows, steps, fields=self.surrogate.inputs).flatten(1, 2)
 
     def truth(self, data: Trajectories, rows: slice, frame: int) -> Tensor:
+        """Return the output fields (B, C_out, *spatial) of a stored step."""
         return data.read(rows, [frame], fields=self.surrogate.outputs)[:, 0]
 
     def ranges(self, data: Trajectories, rows: slice) -> Tensor:
@@ -251,7 +269,7 @@ def stored_steps(dt: float | None, window: int, data: Trajectories, steps: int |
     return tuple(range(0, stride * (window + steps), stride))
 
 
-def _at_resolution(plan: _Plan, shape: tuple[int, ...], one_step: bool, batch_size: int | None) -> dict[str, dict[str, np.ndarray]]:
+def _at_resolution(plan: Plan, shape: tuple[int, ...], one_step: bool, batch_size: int | None) -> dict[str, dict[str, np.ndarray]]:
     """Per predictor and metric an array (sample, time, ...); under "truth", which of them the truth leaves without a value."""
     view = plan.data.at(*shape)
     collected: dict[str, dict[str, list]] = {predictor: {} for predictor in (*PREDICTORS, "truth")}
@@ -273,7 +291,7 @@ def _at_resolution(plan: _Plan, shape: tuple[int, ...], one_step: bool, batch_si
     return {m: {name: torch.cat(parts).numpy() for name, parts in values.items()} for m, values in collected.items()}
 
 
-def _training_view(plan: _Plan) -> Trajectories | None:
+def _training_view(plan: Plan) -> Trajectories | None:
     """Return the data at the training resolution, or None where the dataset cannot show it."""
     if plan.surrogate.training_shape is None:
         return None
@@ -283,7 +301,7 @@ def _training_view(plan: _Plan) -> Trajectories | None:
         return None
 
 
-def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, rows: slice) -> dict[str, Iterator[Tensor]]:
+def _predictors(plan: Plan, view: Trajectories, coarse: Trajectories | None, rows: slice) -> dict[str, Iterator[Tensor]]:
     s = plan.surrogate
     found = {"model": plan.predictions(view, rows)}
     if set(s.outputs) <= set(s.inputs):
@@ -294,13 +312,13 @@ def _predictors(plan: _Plan, view: Trajectories, coarse: Trajectories | None, ro
     return found
 
 
-def _compare(plan: _Plan, view: Trajectories, rows: slice, j: int, p: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def _compare(plan: Plan, view: Trajectories, rows: slice, j: int, p: Tensor, scale: Tensor) -> dict[str, Tensor]:
     r = plan.truth(view, rows, plan.frames[j])
     lost = diverged(size(p, view.grid, scale))
     return frame_metrics(p, r, view.grid, plan.edges) | {"diverged": lost.double()}
 
 
-def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[dict[str, Tensor]]]:
+def _one_step(plan: Plan, view: Trajectories, rows: slice) -> dict[str, list[dict[str, Tensor]]]:
     s, found, stored = plan.surrogate, {"model": [], "persistence": []}, (*plan.given, *plan.frames)
     for j, after in enumerate(plan.frames):
         before = stored[j : j + s.window]
@@ -313,7 +331,7 @@ def _one_step(plan: _Plan, view: Trajectories, rows: slice) -> dict[str, list[di
     return found
 
 
-def _dataset(plan: _Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.ndarray]]]) -> xarray.Dataset:
+def _dataset(plan: Plan, parts: dict[tuple[int, ...], dict[str, dict[str, np.ndarray]]]) -> xarray.Dataset:
     import xarray
 
     first = next(iter(parts.values()))["model"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from opkernels.domains import Axis, Domain, Grid, table
-from opkernels.resample import _dirichlet, _legendre
+from opkernels.resample import dirichlet, legendre
 from opkernels.sphere import Sphere
 from opkernels.spherical import Harmonics
 
@@ -92,9 +92,9 @@ def _values(source: Axis, n: int, target: Axis, m: int, device) -> Tensor:
     y = target.coordinates(m, dtype=torch.float64)
     if source.periodic:
         angle = 2 * math.pi * (y - source.lower) / source.length
-        return _dirichlet(source, n, angle, n // 2, 2.0 if n % 2 else 1.0).to(device)
+        return dirichlet(source, n, angle, n // 2, 2.0 if n % 2 else 1.0).to(device)
     if source.points == "gauss":
-        return _legendre(source, n, y).to(device)
+        return legendre(source, n, y).to(device)
     width = min(n, _STENCIL)
     s = (y - source.lower) / source.spacing(n) - source.offset
     first = (s.floor() - (width // 2 - 1)).clamp(0, n - width).long()

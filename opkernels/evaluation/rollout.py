@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from opkernels.datasets.trajectories import Trajectories
-from opkernels.evaluation.evaluate import _Plan, parse_resolution
+from opkernels.evaluation.evaluate import Plan, parse_resolution
 from opkernels.evaluation.frames import DEFINITIONS, THRESHOLDS, correlation_times, diverged, frame_metrics, rms, size, undefined
 from opkernels.evaluation.report import by
 from opkernels.metrics import energy_spectrum
@@ -75,7 +75,7 @@ def long_rollout(
     if steps is not None and steps < 1:
         raise ValueError(f"got steps={steps}; give at least 1")
     shape = parse_resolution(surrogate.training_shape or data.shape if resolution is None else resolution, data.domain.ndim)
-    plan = _Plan.make(surrogate, data, [shape], None)
+    plan = Plan.make(surrogate, data, [shape], None)
     steps = len(plan.lead) if steps is None else steps
     run = _Run(plan, data.at(*shape), min(samples, len(data)), steps, keep)
     frames = surrogate.iterate(run.first, parameters=plan.parameters(run.rows))
@@ -87,7 +87,7 @@ def long_rollout(
 class _Run:
     """What is measured frame by frame; nothing else is kept."""
 
-    def __init__(self, plan: _Plan, view: Trajectories, samples: int, steps: int, keep: int):
+    def __init__(self, plan: Plan, view: Trajectories, samples: int, steps: int, keep: int):
         self.plan, self.view, self.rows, self.steps, self.keep = plan, view, slice(0, samples), steps, keep
         self.grid, self.outputs = view.grid, plan.surrogate.outputs
         assert plan.surrogate.dt is not None

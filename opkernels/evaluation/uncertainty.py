@@ -45,7 +45,7 @@ from opkernels.evaluation.conformal import (
     oversampled,
     pointwise_score,
 )
-from opkernels.evaluation.evaluate import _Plan, parse_resolution
+from opkernels.evaluation.evaluate import Plan, parse_resolution
 from opkernels.evaluation.report import by
 from opkernels.resample import resample
 from opkernels.sphere import SphereGrid
@@ -317,7 +317,7 @@ def _steps(ensemble: Ensemble, calibration: Calibration, data: Trajectories, ste
     known = calibration.norm.shape[1]
     if steps is not None and steps > known:
         raise ValueError(f"got steps={steps}, but the calibration holds {known}; calibrate with more, or ask for fewer")
-    longest = len(_Plan.make(ensemble.members[0], data, [data.shape], None).lead)
+    longest = len(Plan.make(ensemble.members[0], data, [data.shape], None).lead)
     return min(longest, known) if steps is None else steps
 
 
@@ -330,7 +330,7 @@ def _collect(
     measure: Callable[[Tensor, Tensor, Grid | SphereGrid], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
     """Return what `measure` says of the members' answers (M, B, C, *shape) and the truth, stacked: (sample, time, ...)."""
-    plan = _Plan.make(ensemble.members[0], data, [shape], steps)
+    plan = Plan.make(ensemble.members[0], data, [shape], steps)
     plans = [dataclasses.replace(plan, surrogate=member) for member in ensemble.members]
     view, batches = data.at(*shape), []
     size = batch_size or max(1, _BATCH_POINTS // math.prod(oversampled(view.grid).shape))
