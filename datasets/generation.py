@@ -421,6 +421,6 @@ def _client(address: str | None) -> contextlib.AbstractContextManager[Any]:
     except ImportError as error:
         raise ValueError('--dask needs an extra: pip install "opkernels[dask]"') from error
     try:
-        return Client(address)
+        return Client(address, set_as_default=False)  # whatever else uses dask here is none of its business
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot reach a dask scheduler at {address!r} ({error}); give its address, such as tcp://node1:8786") from error

@@ -27,22 +27,22 @@ def test_datasets_folder_does_not_shadow_huggingface():
     assert not (ROOT / "datasets" / "__init__.py").exists()
 
 
-def test_import_is_light():
+def test_import_is_light(tmp_path):
     """No heavy library is loaded by ``import opkernels``; torch itself comes with the first public name."""
     code = (
         "import sys; import torch; before = set(sys.modules); import opkernels; opkernels.Domain; "
         "new = {m.split('.')[0] for m in set(sys.modules) - before}; "
         "print(sorted(new & {'scipy', 'xarray', 'h5py', 'matplotlib', 'neuralop', 'tensorly', 'yaml', 'wandb', 'pandas', 'tqdm'}))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert out.stdout.strip() == "[]"
 
 
-def test_data_and_solvers_do_without_the_compiler():
+def test_data_and_solvers_do_without_the_compiler(tmp_path):
     """Reading data must not load torch's compiler, which takes seconds."""
     rooms = "opkernels.datasets.trajectories, opkernels.solvers.navier_stokes, opkernels.spherical"
     code = f"import sys, {rooms}; print('torch._dynamo' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert out.stdout.strip() == "False"
 
 
